@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Emulator:
-    """How to run the target's programs elsewhere: ``command`` + program, with ``packages`` of Debian."""
+    """How to run programs of the target elsewhere: ``command`` + program; Debian ``packages``."""
 
     command: tuple[str, ...]
     sysroot: str
@@ -92,3 +87,22 @@ class Target:
         if self.abi:
             config["mabi"] = self.abi
         return config
+
+
+def load_target(name_or_file: str | Path) -> Target:
+    """The target of that name ("arm_cortex_a72", "host") or of a TOML file ("./my_board.toml").
+
+    Raises:
+        EdgeccError: unknown name (with the nearest known one), or a file that is missing,
+            is not TOML, or has missing, unknown or ill-typed keys.
+    """
+    from compiler import target_file
+
+    return target_file.load(name_or_file)
+
+
+def list_targets() -> list[str]:
+    """Names of all shipped targets, sorted, with "host" last."""
+    from compiler import target_file
+
+    return target_file.names()
