@@ -1,0 +1,5 @@
+"""Relax to Relax: simplify, fuse, choose layouts. ``pipeline.py`` lists the phases in order."""
+
+from compiler.passes.pipeline import optimize
+
+__all__ = ["optimize"]

@@ -1,0 +1,124 @@
+"""Static memory plan: offsets of all intermediate tensors in one arena.
+
+Greedy by size (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference",
+2020, section 5.2), tried with several orders; the smallest result wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from compiler.program import Allocation, ArenaPlan
+
+ALIGNMENT = 64
+
+
+@dataclass
+class Interval:
+    """A tensor to place, live from call ``first`` to call ``last``, both inclusive.
+
+    Args:
+        in_place_of: name of an interval that ends where this one starts and gives it its memory.
+    """
+
+    name: str
+    nbytes: int
+    first: int
+    last: int
+    in_place_of: str | None = None
+
+
+def plan_arena(intervals: Iterable[Interval], scratch_bytes: int = 0) -> ArenaPlan:
+    """Place intervals so that no two that live at the same time overlap."""
+    intervals = list(intervals)
+    groups = _group_in_place(intervals)
+    orders: list[Callable[[Interval], tuple]] = [
+        lambda g: (-g.nbytes, g.first),
+        lambda g: (-g.nbytes * (g.last - g.first + 1), g.first),
+        lambda g: (g.first, -g.nbytes),
+        lambda g: (-(g.last - g.first), -g.nbytes),
+    ]
+    plans = [_place(sorted(groups.values(), key=order)) for order in orders]
+    plans.append(_place(_by_busiest_call(list(groups.values()))))
+    offsets, nbytes = min(plans, key=lambda plan: plan[1])
+    root = _roots(intervals)
+    allocations = tuple(
+        Allocation(i.name, offsets[root[i.name]], i.nbytes, i.first, i.last, i.in_place_of)
+        for i in intervals
+    )
+    return ArenaPlan(nbytes, _peak(groups.values()), allocations, scratch_bytes)
+
+
+def _align(nbytes: int) -> int:
+    return (nbytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def _roots(intervals: list[Interval]) -> dict[str, str]:
+    root: dict[str, str] = {}
+    for interval in intervals:
+        root[interval.name] = root[interval.in_place_of] if interval.in_place_of else interval.name
+    return root
+
+
+def _group_in_place(intervals: list[Interval]) -> dict[str, Interval]:
+    """Merge chains of in-place tensors into one interval each, keyed by the first one's name."""
+    root = _roots(intervals)
+    groups: dict[str, Interval] = {}
+    for i in intervals:
+        name = root[i.name]
+        if name not in groups:
+            groups[name] = Interval(name, _align(i.nbytes), i.first, i.last)
+        group = groups[name]
+        group.nbytes = max(group.nbytes, _align(i.nbytes))
+        group.last = max(group.last, i.last)
+    return groups
+
+
+def _peak(groups: Iterable[Interval]) -> int:
+    """Most bytes live during one call: no plan can be smaller."""
+    change: dict[int, int] = {}
+    for g in groups:
+        change[g.first] = change.get(g.first, 0) + g.nbytes
+        change[g.last + 1] = change.get(g.last + 1, 0) - g.nbytes
+    live = peak = 0
+    for call in sorted(change):
+        live += change[call]
+        peak = max(peak, live)
+    return peak
+
+
+def _by_busiest_call(groups: list[Interval]) -> list[Interval]:
+    """Order by the live bytes of the busiest call a tensor takes part in, then by size."""
+    live: dict[int, int] = {}
+    for g in groups:
+        for call in range(g.first, g.last + 1):
+            live[call] = live.get(call, 0) + g.nbytes
+    breadth = {g.name: max(live[c] for c in range(g.first, g.last + 1)) for g in groups}
+    return sorted(groups, key=lambda g: (-breadth[g.name], -g.nbytes, g.first))
+
+
+def _place(groups: Iterable[Interval]) -> tuple[dict[str, int], int]:
+    """Give each interval, in order, the lowest gap that is free for its whole life (best fit)."""
+    placed: list[tuple[int, Interval]] = []  # sorted by offset
+    offsets: dict[str, int] = {}
+    total = 0
+    for g in groups:
+        offset = _best_gap(placed, g)
+        offsets[g.name] = offset
+        total = max(total, offset + g.nbytes)
+        placed.append((offset, g))
+        placed.sort(key=lambda entry: entry[0])
+    return offsets, total
+
+
+def _best_gap(placed: list[tuple[int, Interval]], g: Interval) -> int:
+    end, best, best_size = 0, None, None
+    for offset, other in placed:
+        if other.last < g.first or g.last < other.first:
+            continue
+        gap = offset - end
+        if gap >= g.nbytes and (best_size is None or gap < best_size):
+            best, best_size = end, gap
+        end = max(end, offset + other.nbytes)
+    return end if best is None else best

@@ -1,0 +1,193 @@
+"""Fused Relax module -> Program: schedule, lower, plan memory, lay out weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import tirx
+
+import schedules
+from compiler.codegen import work
+from compiler.codegen.arena import ALIGNMENT, Interval, plan_arena
+from compiler.codegen.graph import Buffer, Call, Graph, read_graph
+from compiler.codegen.lower import LoweredFunction, lower, object_code
+from compiler.program import KernelCall, Location, Program, Space, TensorInfo
+from compiler.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A scheduled and lowered PrimFunc with what is known about it."""
+
+    symbol: str
+    lowered: LoweredFunction
+    macs: int
+    in_place: tuple[int, ...]
+    report: dict[str, str]
+
+
+def compile_module(
+    module: tvm.IRModule,
+    target: Target,
+    name: str,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+    progress: Progress = lambda stage, done, total: None,
+) -> Program:
+    """Compile the result of ``compiler.passes.optimize`` for the target.
+
+    Args:
+        module: ``main`` of call_tir over PrimFuncs, all shapes static.
+        name: C identifier of the model.
+        inputs, outputs: descriptions in the order of main's parameters and results.
+        progress: called with (stage, done, total) as work goes on.
+    """
+    graph = read_graph(module)
+    _copy_outputs_that_are_not_results(graph, module)
+    kernels = _compile_kernels(graph, module, target, progress)
+    bound = {b: i for i, b in enumerate(graph.outputs)}
+    intervals, workspaces = _lifetimes(graph, kernels, bound)
+    arena = plan_arena(intervals, max((k.lowered.scratch for k in kernels.values()), default=0))
+    offsets = {a.name: a.offset for a in arena.allocations}
+    weights, weight_offsets = _lay_out_weights(graph)
+
+    def locate(buffer: int) -> Location:
+        if buffer in bound:
+            return Location(Space.OUTPUT, bound[buffer])
+        info = graph.buffers[buffer]
+        if info.input_index is not None:
+            return Location(Space.INPUT, info.input_index)
+        if info.constant is not None:
+            return Location(Space.WEIGHTS, weight_offsets[buffer])
+        return Location(Space.ARENA, offsets[f"t{buffer}"])
+
+    calls = []
+    for index, call in enumerate(graph.calls):
+        kernel = kernels[call.function]
+        arguments = [locate(b) for b in (*call.inputs, *call.outputs)]
+        arguments += [Location(Space.ARENA, offsets[w]) for w in workspaces[index]]
+        nbytes = sum(graph.buffers[b].nbytes for b in {*call.inputs, *call.outputs})
+        calls.append(
+            KernelCall(
+                kernel.symbol,
+                tuple(arguments),
+                label(call.function),
+                macs=kernel.macs,
+                nbytes=nbytes,
+                report=kernel.report,
+            )
+        )
+    progress("objects", 0, 1)
+    objects = (object_code({k.symbol: k.lowered for k in kernels.values()}, target),)
+    return Program(name, inputs, outputs, tuple(calls), arena, weights, objects)
+
+
+def label(function: str) -> str:
+    """What people read for a PrimFunc's name: fused_conv2d5_add3_relu3 -> conv2d_add_relu."""
+    return "_".join(part.rstrip("0123456789") or part for part in _operators(function))
+
+
+def _operators(function: str) -> list[str]:
+    return function.removeprefix("fused_").split("_")
+
+
+def _compile_kernels(
+    graph: Graph, module: tvm.IRModule, target: Target, progress: Progress
+) -> dict[str, Kernel]:
+    names = list(dict.fromkeys(call.function for call in graph.calls))
+    kernels = {}
+    for done, name in enumerate(names):
+        progress("kernels", done, len(names))
+        func = module[name]
+        macs, in_place = work.multiply_accumulates(func), work.in_place_inputs(func)
+        scheduled, report = schedules.apply(func, target)
+        if in_place:
+            # The output may take over an input's memory, so the pointers may be equal.
+            scheduled = scheduled.with_attr("tirx.noalias", False)
+        symbol = "op_" + re.sub(r"\W", "_", name)
+        lowered = lower({symbol: scheduled}, target)[symbol]
+        kernels[name] = Kernel(symbol, lowered, macs, tuple(in_place), report)
+    progress("kernels", len(names), len(names))
+    return kernels
+
+
+def _copy_outputs_that_are_not_results(graph: Graph, module: tvm.IRModule) -> None:
+    """Give each model output a buffer of its own where it is an input, a constant or a duplicate."""
+    seen: set[int] = set()
+    for position, index in enumerate(graph.outputs):
+        buffer = graph.buffers[index]
+        if buffer.producer is not None and index not in seen:
+            seen.add(index)
+            continue
+        function = f"copy{len(graph.calls)}"
+        module[function] = _copy_function(buffer)
+        copy = Buffer(buffer.nbytes, buffer.dtype, producer=len(graph.calls))
+        graph.buffers.append(copy)
+        graph.calls.append(Call(function, [index], [len(graph.buffers) - 1]))
+        graph.outputs[position] = len(graph.buffers) - 1
+        seen.add(graph.outputs[position])
+
+
+def _copy_function(buffer: Buffer) -> tirx.PrimFunc:
+    count = buffer.nbytes // np.dtype(buffer.dtype).itemsize
+    source = tvm.te.placeholder((count,), buffer.dtype, name="source")
+    copy = tvm.te.compute((count,), lambda i: source[i], name="copy")
+    return tvm.te.create_prim_func([source, copy])
+
+
+def _lifetimes(
+    graph: Graph, kernels: dict[str, Kernel], bound: dict[int, int]
+) -> tuple[list[Interval], list[list[str]]]:
+    """Live ranges of all arena tensors, and the names of each call's workspaces."""
+    last_use = {b: i for i, call in enumerate(graph.calls) for b in call.inputs}
+    intervals: dict[int, Interval] = {}
+    extra: list[Interval] = []
+    workspaces: list[list[str]] = []
+    for index, call in enumerate(graph.calls):
+        kernel = kernels[call.function]
+        for position, buffer in enumerate(call.outputs):
+            if buffer in bound:
+                continue
+            last = last_use.get(buffer, index)
+            interval = Interval(f"t{buffer}", graph.buffers[buffer].nbytes, index, last)
+            if position == 0 and len(call.outputs) == 1:
+                interval.in_place_of = _dying_input(call, kernel, intervals, index)
+            intervals[buffer] = interval
+        names = [f"w{index}.{n}" for n in range(len(kernel.lowered.workspaces))]
+        for name, nbytes in zip(names, kernel.lowered.workspaces, strict=True):
+            extra.append(Interval(name, nbytes, index, index))
+        workspaces.append(names)
+    return [*intervals.values(), *extra], workspaces
+
+
+def _dying_input(
+    call: Call, kernel: Kernel, intervals: dict[int, Interval], index: int
+) -> str | None:
+    """Name of an arena input whose last use is this call and whose memory the output may take."""
+    for position in kernel.in_place:
+        buffer = call.inputs[position]
+        interval = intervals.get(buffer)
+        if interval and interval.last == index and call.inputs.count(buffer) == 1:
+            return interval.name
+    return None
+
+
+def _lay_out_weights(graph: Graph) -> tuple[bytes, dict[int, int]]:
+    """All used constants one after the other, each aligned; returns the bytes and the offsets."""
+    used = dict.fromkeys(b for call in graph.calls for b in call.inputs)
+    data = bytearray()
+    offsets = {}
+    for buffer in used:
+        constant = graph.buffers[buffer].constant
+        if constant is None:
+            continue
+        data += bytes(-len(data) % ALIGNMENT)
+        offsets[buffer] = len(data)
+        data += np.ascontiguousarray(constant).tobytes()
+    return bytes(data), offsets

@@ -1,0 +1,95 @@
+"""What a PrimFunc does, read off its blocks before scheduling: work and in-place legality."""
+
+from __future__ import annotations
+
+import math
+
+import tvm_ffi
+from tvm import tirx
+
+
+def multiply_accumulates(func: tirx.PrimFunc) -> int:
+    """Multiply-accumulates of one call: iterations of reduction blocks that multiply."""
+    total = 0
+    for block in _blocks(func):
+        has_reduction = any(v.iter_type == tirx.IterVar.CommReduce for v in block.iter_vars)
+        if has_reduction and _contains_multiply(block.body):
+            total += math.prod(int(v.dom.extent) for v in block.iter_vars)
+    return total
+
+
+def in_place_inputs(func: tirx.PrimFunc) -> list[int]:
+    """Indices of the parameters whose memory the last parameter (the output) may take over.
+
+    Legal when the block that writes the output has no reduction and reads the input only at the
+    position it writes, and no other block touches that input.
+    """
+    if not func.params:
+        return []
+    blocks = _blocks(func)
+    *inputs, output = func.params
+    writers = [b for b in blocks if any(w.buffer.same_as(output) for w in b.writes)]
+    if len(writers) != 1 or not _writes_each_point_once(writers[0]):
+        return []
+    writer = writers[0]
+    stored = _indices(writer, output, tirx.BufferStore)
+    if len(stored) != 1:
+        return []
+    legal = []
+    for position, buffer in enumerate(inputs):
+        if not _same_storage(buffer, output):
+            continue
+        elsewhere = any(
+            r.buffer.same_as(buffer) for b in blocks if not b.same_as(writer) for r in b.reads
+        )
+        loads = _indices(writer, buffer, tirx.BufferLoad)
+        same_point = all(tvm_ffi.structural_equal(load, stored[0]) for load in loads)
+        if loads and same_point and not elsewhere:
+            legal.append(position)
+    return legal
+
+
+def _blocks(func: tirx.PrimFunc) -> list[tirx.SBlock]:
+    found: list[tirx.SBlock] = []
+    tvm_ffi.structural_walk(func.body, (tirx.SBlock, found.append))
+    return [b for b in found if b.name_hint != "root"]
+
+
+def _contains_multiply(stmt: tirx.Stmt) -> bool:
+    found: list[tirx.Mul] = []
+
+    def in_store(store: tirx.BufferStore) -> None:
+        tvm_ffi.structural_walk(store.value, (tirx.Mul, _keep_float(found)))
+
+    tvm_ffi.structural_walk(stmt, (tirx.BufferStore, in_store))
+    return bool(found)
+
+
+def _keep_float(found: list[tirx.Mul]):
+    # Index arithmetic multiplies int64; data is anything that is not an index type here.
+    def visit(node: tirx.Mul) -> None:
+        if str(node.ty) not in ("int64", "int32"):
+            found.append(node)
+
+    return visit
+
+
+def _writes_each_point_once(block: tirx.SBlock) -> bool:
+    return all(v.iter_type == tirx.IterVar.DataPar for v in block.iter_vars)
+
+
+def _same_storage(a: tirx.Buffer, b: tirx.Buffer) -> bool:
+    return str(a.ty.dtype) == str(b.ty.dtype) and [int(d) for d in a.ty.shape] == [
+        int(d) for d in b.ty.shape
+    ]
+
+
+def _indices(block: tirx.SBlock, buffer: tirx.Buffer, kind: type) -> list[tvm_ffi.Array]:
+    found: list[tvm_ffi.Array] = []
+
+    def visit(node: tirx.BufferLoad | tirx.BufferStore) -> None:
+        if node.buffer.same_as(buffer):
+            found.append(node.indices)
+
+    tvm_ffi.structural_walk(block.body, (kind, visit))
+    return found

@@ -1,0 +1,27 @@
+"""All phases from an imported model to fused loop nests, flat and in order."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from compiler.codegen.graph import ALIAS_OPS
+from compiler.target import Target
+
+
+def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
+    """Simplify, legalise and fuse; the result's ``main`` is call_tir and reshapes alone."""
+    phases = [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.LegalizeOps(skip_ops=list(ALIAS_OPS)),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with tvm.target.Target(target.tvm()):
+        return tvm.ir.transform.Sequential(phases)(module)
