@@ -15,8 +15,7 @@ import tvm
 from tvm import relax
 
 from compiler.codegen.lower import dtype_bytes
-
-ALIAS_OPS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
+from compiler.passes.aliases import ALIAS_OPS
 
 
 @dataclass
@@ -68,7 +67,7 @@ class _Reader:
         return self.graph
 
     def _value(self, expr: relax.Expr) -> Any:
-        if isinstance(expr, relax.Constant):
+        if isinstance(expr, tvm.ir.GenericConst):
             return self._constant(expr)
         if isinstance(expr, relax.Tuple):
             return [self._value(field_) for field_ in expr.fields]
@@ -94,8 +93,8 @@ class _Reader:
         self.graph.calls.append(Call(call.args[0].name_hint, arguments, outputs))
         return outputs if is_tuple else outputs[0]
 
-    def _constant(self, expr: relax.Constant) -> int:
-        array = expr.data.numpy()
+    def _constant(self, expr: tvm.ir.GenericConst) -> int:
+        array = expr.value.numpy()
         key = (f"{array.dtype}{array.shape}", array.tobytes())
         if key not in self.constants:
             self.graph.buffers.append(Buffer(array.nbytes, str(array.dtype), constant=array))

@@ -66,7 +66,11 @@ def source(functions: Mapping[str, LoweredFunction], target: Target, kind: str =
 def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tvm.runtime.Module:
     module = tvm.IRModule({name: lowered.func for name, lowered in functions.items()})
     module = tvm.ir.transform.Sequential(
-        [tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()]
+        [
+            tirx.transform.BF16StorageLegalize(),
+            tirx.transform.LowerTVMBuiltin(),
+            tirx.transform.LowerIntrin(),
+        ]
     )(module)
     return tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(target.tvm()))
 
@@ -113,7 +117,6 @@ def _loop_passes() -> tvm.ir.transform.Pass:
             tirx.transform.RemoveNoOp(),
             s_tir.transform.RewriteUnsafeSelect(),
             tirx.transform.CommonSubexprElim(),
-            tirx.transform.BF16StorageLegalize(),
         ]
     )
 
@@ -165,7 +168,9 @@ class _Temporaries:
         buffer = stmt.buffer
         nbytes = math.prod(int(d) for d in buffer.ty.shape) * dtype_bytes(buffer.ty.dtype)
         if nbytes <= MAX_STACK_BYTES:
-            return tirx.AllocBuffer(buffer, annotations={"disable_lower_builtin": 1})
+            return tirx.AllocBuffer(
+                buffer, annotations={"disable_lower_builtin": tirx.IntImm("int32", 1)}
+            )
         if self._in_parallel:
             self.scratch += math.ceil(nbytes / 64) * 64 + 64
             return stmt

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import s_tir, tirx
 
 
 def multiply_accumulates(func: tirx.PrimFunc) -> int:
@@ -28,7 +29,7 @@ def in_place_inputs(func: tirx.PrimFunc) -> list[int]:
         return []
     blocks = _blocks(func)
     *inputs, output = func.params
-    writers = [b for b in blocks if any(w.buffer.same_as(output) for w in b.writes)]
+    writers = [b for b in blocks if any(w.source.same_as(output) for w in b.writes)]
     if len(writers) != 1 or not _writes_each_point_once(writers[0]):
         return []
     writer = writers[0]
@@ -40,18 +41,18 @@ def in_place_inputs(func: tirx.PrimFunc) -> list[int]:
         if not _same_storage(buffer, output):
             continue
         elsewhere = any(
-            r.buffer.same_as(buffer) for b in blocks if not b.same_as(writer) for r in b.reads
+            r.source.same_as(buffer) for b in blocks if not b.same_as(writer) for r in b.reads
         )
-        loads = _indices(writer, buffer, tirx.BufferLoad)
+        loads = _indices(writer, buffer, tvm.ir.TensorLoad)
         same_point = all(tvm_ffi.structural_equal(load, stored[0]) for load in loads)
         if loads and same_point and not elsewhere:
             legal.append(position)
     return legal
 
 
-def _blocks(func: tirx.PrimFunc) -> list[tirx.SBlock]:
-    found: list[tirx.SBlock] = []
-    tvm_ffi.structural_walk(func.body, (tirx.SBlock, found.append))
+def _blocks(func: tirx.PrimFunc) -> list[s_tir.SBlock]:
+    found: list[s_tir.SBlock] = []
+    tvm_ffi.structural_walk(func.body, (s_tir.SBlock, found.append))
     return [b for b in found if b.name_hint != "root"]
 
 
@@ -74,7 +75,7 @@ def _keep_float(found: list[tirx.Mul]):
     return visit
 
 
-def _writes_each_point_once(block: tirx.SBlock) -> bool:
+def _writes_each_point_once(block: s_tir.SBlock) -> bool:
     return all(v.iter_type == tirx.IterVar.DataPar for v in block.iter_vars)
 
 
@@ -84,11 +85,12 @@ def _same_storage(a: tirx.Buffer, b: tirx.Buffer) -> bool:
     ]
 
 
-def _indices(block: tirx.SBlock, buffer: tirx.Buffer, kind: type) -> list[tvm_ffi.Array]:
+def _indices(block: s_tir.SBlock, buffer: tirx.Buffer, kind: type) -> list[tvm_ffi.Array]:
     found: list[tvm_ffi.Array] = []
 
-    def visit(node: tirx.BufferLoad | tirx.BufferStore) -> None:
-        if node.buffer.same_as(buffer):
+    def visit(node: tvm.ir.TensorLoad | tirx.BufferStore) -> None:
+        accessed = node.buffer if isinstance(node, tirx.BufferStore) else node.source
+        if accessed.same_as(buffer):
             found.append(node.indices)
 
     tvm_ffi.structural_walk(block.body, (kind, visit))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from compiler.codegen.graph import ALIAS_OPS
+from compiler.passes.aliases import ALIAS_OPS
 from compiler.target import Target
 
 
