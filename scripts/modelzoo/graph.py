@@ -82,6 +82,19 @@ class Graph:
             group=groups,
         )
 
+    def batch_norm(
+        self,
+        x: str,
+        scale: np.ndarray,
+        bias: np.ndarray,
+        mean: np.ndarray,
+        variance: np.ndarray,
+        epsilon: float,
+    ) -> str:
+        """Normalise each channel (axis 1) with the given statistics."""
+        inputs = [self.constant(v, "norm") for v in (scale, bias, mean, variance)]
+        return self.node("BatchNormalization", x, *inputs, epsilon=epsilon)
+
     def linear(self, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """[n, in] -> [n, out] with ``weight`` [out, in]."""
         inputs = [x, self.constant(weight, "linear_weight"), self.constant(bias, "linear_bias")]
