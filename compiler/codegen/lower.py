@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.passes.approximate_math import ApproximateMath
 from compiler.target import Target
 
 # Temporaries up to this size live on the stack of the thread that uses them.
@@ -44,6 +45,8 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     module = tvm.IRModule({name: _private(func) for name, func in functions.items()})
     module = tirx.transform.BindTarget(_loop_level_target(target))(module)
     module = _loop_passes()(module)
+    # After vectorisation and unrolling: each call expands to straight-line vector code.
+    module = ApproximateMath(target)(module)
     return {
         gvar.name_hint: _with_pointers(func, gvar.name_hint)
         for gvar, func in module.functions.items()
