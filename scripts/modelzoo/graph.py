@@ -37,7 +37,7 @@ class Graph:
     def constant(self, value: np.ndarray, hint: str = "constant") -> str:
         """An initializer; its name starts with ``hint``."""
         name = self._unique(hint)
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self._constants.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     def integers(self, *values: int) -> str:
