@@ -89,7 +89,7 @@ def _x86(cpuinfo: str) -> Target:
     elif flags >= _X86_V3:
         target = load_target("x86_64_v3")
     elif flags >= _X86_V2:
-        target = replace(load_target("x86_64"), cpu="x86-64-v2", linker_cpu="x86_64_v2")
+        target = replace(load_target("x86_64"), cpu="x86-64-v2")
     else:
         return load_target("x86_64")
     extra = tuple(feature for flag, feature in _X86_EXTRA.items() if flag in flags)
@@ -124,18 +124,14 @@ def _aarch64(cpuinfo: str) -> Target:
     extra = ["+neon", *(feature for flag, feature in _ARM_EXTRA.items() if flag in flags)]
     if not known:  # Apple, Qualcomm, ...: plain ARMv8 code with what the kernel reports
         base = load_target("arm_cortex_a76" if "asimddp" in flags else "arm_cortex_a72")
-        return replace(base, cpu="generic", linker_cpu="generic", features=tuple(extra))
+        return replace(base, cpu="generic", features=tuple(extra))
     shipped, cpu = _ARM_PARTS[known[-1]]  # schedule for the fastest core of a big.LITTLE pair
     if len(known) > 1:
         # The slow cores run the same code: take only what the kernel reports for all.
-        return replace(
-            load_target(shipped), cpu="generic", linker_cpu="generic", features=tuple(extra)
-        )
+        return replace(load_target(shipped), cpu="generic", features=tuple(extra))
     if cpu in _ARM_NO_SVE:
         extra.append("-sve")
-    return replace(
-        load_target(shipped), cpu=cpu, linker_cpu=cpu.replace("-", "_"), features=tuple(extra)
-    )
+    return replace(load_target(shipped), cpu=cpu, features=tuple(extra))
 
 
 def _riscv64(cpuinfo: str) -> Target:
