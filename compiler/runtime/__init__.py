@@ -1,0 +1,1 @@
+"""The C that is linked into every library, and the Python loader."""
