@@ -72,5 +72,7 @@ def crepe_tiny(weights: Weights) -> onnx.ModelProto:
 
 
 def _norm(net: Graph, x: str, weights: Weights, name: str, epsilon: float) -> str:
-    parts = ("weight", "bias", "running_mean", "running_var")
-    return net.batch_norm(x, *(weights[f"{name}.{part}"] for part in parts), epsilon)
+    scale, bias, mean, variance = (
+        weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    return net.batch_norm(x, scale, bias, mean, variance, epsilon)

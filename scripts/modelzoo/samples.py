@@ -31,9 +31,20 @@ def page(rng: np.random.Generator, name: str, height: int, width: int) -> Feeds:
 
 
 def file_bytes(rng: np.random.Generator) -> Feeds:
-    """Start and end of a short text file as magika wants it: int32 [1, 2048], 256 is padding."""
-    words = [b"import", b"return", b"value", b"def", b"(x):", b"\n   ", b"= 3", b"#", b"print"]
-    text = b" ".join(words[i] for i in rng.integers(0, len(words), 150))[:1024]
+    """Start and end of a short text file as magika wants it: int32 [1, 2048], 256 is padding.
+
+    A mix of programming languages and prose, so that several of magika's classes compete.
+    """
+    kinds = [
+        [b"import", b"return", b"def f(x):", b"\n   ", b"= 3", b"None"],
+        [b"#include", b"int", b"void", b"{", b"}\n", b"->", b"0x1f;"],
+        [b"<p>", b"</p>", b"<div>", b"href=", b"\n"],
+        [b"the", b"of", b"and", b"a", b"house", b"went", b"by.", b"\n"],
+        [b"key:", b"- 1\n", b'"name"', b"[", b"],", b"true"],
+    ]
+    first, second = rng.permutation(len(kinds))[:2]
+    words = kinds[first] + kinds[second]
+    text = b" ".join(words[i] for i in rng.integers(0, len(words), rng.integers(20, 160)))[:1024]
     tokens = np.full(2048, 256, dtype=np.int32)
     tokens[: len(text)] = np.frombuffer(text, np.uint8)
     tokens[2048 - len(text) :] = np.frombuffer(text, np.uint8)
