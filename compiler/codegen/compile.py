@@ -118,7 +118,7 @@ def _compile_kernels(
 
 
 def _copy_outputs_that_are_not_results(graph: Graph, module: tvm.IRModule) -> None:
-    """Give each model output a buffer of its own where it is an input, a constant or a duplicate."""
+    """Copy outputs that are an input, a constant or a duplicate into buffers of their own."""
     seen: set[int] = set()
     for position, index in enumerate(graph.outputs):
         buffer = graph.buffers[index]

@@ -6,16 +6,19 @@ import tvm
 from tvm import relax
 
 from compiler.passes.aliases import ALIAS_OPS
+from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.target import Target
 
 
 def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     """Simplify, legalise and fuse; the result's ``main`` is call_tir and reshapes alone."""
-    phases = [
+    simplify = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
+    ]
+    fuse = [
         relax.transform.LegalizeOps(skip_ops=list(ALIAS_OPS)),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
@@ -24,4 +27,6 @@ def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
         relax.transform.DeadCodeElimination(),
     ]
     with tvm.target.Target(target.tvm()):
-        return tvm.ir.transform.Sequential(phases)(module)
+        module = tvm.ir.transform.Sequential(simplify)(module)
+        module = pack_convolutions(module, target)
+        return tvm.ir.transform.Sequential(fuse)(module)

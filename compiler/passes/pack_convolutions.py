@@ -1,0 +1,311 @@
+"""Choose packed layouts for the whole graph: NCHW -> NCHW[c] around convolutions.
+
+Before:  conv2d(x, w) -> add(bias) -> relu -> max_pool2d -> conv2d ...      (NCHW)
+After:   conv2d_packed(x, w') -> add(bias') -> relu -> max_pool2d -> ...    (NCHW[c])
+         with one unpack where an operator wants NCHW, and none in between.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from compiler.passes import packed_ops
+from compiler.passes.packed_ops import Window
+from compiler.passes.packed_values import (
+    Packed,
+    constant_of,
+    pack,
+    pack_constant,
+    shape_of,
+    unpack,
+)
+from compiler.passes.rewriter import Rewriter
+from compiler.target import Target
+
+UNARY = (
+    "abs ceil clip cos erf exp floor log negative round rsqrt sigmoid sign sin sqrt square tan tanh "
+    "nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.silu"
+).split()
+BINARY = "add divide maximum minimum multiply power subtract".split()
+WINDOW_ATTRS = "pool_size strides padding dilation ceil_mode count_include_pad".split()
+POOLS = {
+    "nn.max_pool2d": WINDOW_ATTRS,
+    "nn.avg_pool2d": WINDOW_ATTRS,
+    "nn.adaptive_avg_pool2d": ["output_size"],
+}
+# FuseOps lets element-wise consumers join a function of this pattern.
+FUSABLE = {"op_pattern": 4}
+
+
+def pack_convolutions(module: tvm.IRModule, target: Target) -> tvm.IRModule:
+    """Rewrite convolutions and what lies between them to packed layouts for the target."""
+    return _Packer(target).rewrite(module)
+
+
+class _Packer(Rewriter):
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.lanes = preferred_block(target)
+        for name in UNARY:
+            self.handlers[f"relax.{name}"] = self._unary
+        for name in BINARY:
+            self.handlers[f"relax.{name}"] = self._binary
+        for name in POOLS:
+            self.handlers[f"relax.{name}"] = self._pool
+        self.handlers |= {
+            "relax.nn.conv1d": self._convolution,
+            "relax.nn.conv2d": self._convolution,
+            "relax.nn.conv1d_transpose": self._transposed_convolution,
+            "relax.nn.conv2d_transpose": self._transposed_convolution,
+            "relax.concat": self._concat,
+            "relax.mean": self._mean,
+        }
+
+    def to_plain(self, value: Packed) -> relax.Expr:
+        return unpack(self.builder, value)
+
+    def _convolution(self, call: relax.Call) -> Packed | None:
+        attrs = call.attrs
+        one_d = len(attrs.strides) == 1
+        layouts = ("NCW", "OIW") if one_d else ("NCHW", "OIHW")
+        if (attrs.data_layout, attrs.kernel_layout) != layouts or not _is_float(call):
+            return None
+        weight = call.args[1]
+        kernel = shape_of(weight)[2:]
+        window = Window(
+            _two(kernel, 1), _two(attrs.strides, 1), _four(attrs.padding), _two(attrs.dilation, 1)
+        )
+        return self._emit_convolution(call, weight, window, int(attrs.groups))
+
+    def _transposed_convolution(self, call: relax.Call) -> Packed | None:
+        """A convolution of the input with zeros put between its elements and flipped weights."""
+        attrs = call.attrs
+        weight = call.args[1]
+        if (
+            attrs.data_layout not in ("NCW", "NCHW")
+            or attrs.kernel_layout not in ("IOW", "IOHW")
+            or not _is_float(call)
+            or constant_of(weight) is None
+        ):
+            return None
+        kernel, dilation = _two(shape_of(weight)[2:], 1), _two(attrs.dilation, 1)
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        extra = _two(attrs.output_padding, 0)
+        top, left, bottom, right = _four(attrs.padding)
+        pads = (
+            reach[0] - top,
+            reach[1] - left,
+            reach[0] - bottom + extra[0],
+            reach[1] - right + extra[1],
+        )
+        if min(pads) < 0:
+            return None
+        groups = int(attrs.groups)
+        flipped = relax.const(_transpose_weight(constant_of(weight), groups))
+        window = Window(kernel, (1, 1), pads, dilation)
+        return self._emit_convolution(call, flipped, window, groups, _two(attrs.strides, 1))
+
+    def _emit_convolution(
+        self,
+        call: relax.Call,
+        weight: relax.Expr,
+        window: Window,
+        groups: int,
+        spread: tuple[int, int] = (1, 1),
+    ) -> Packed:
+        shape = shape_of(call)
+        out_channels, in_channels = shape_of(weight)[:2]
+        data = self.value(call.args[0])
+        logical = data.shape if isinstance(data, Packed) else shape_of(data)
+        depthwise = in_channels == 1 and groups == out_channels == logical[1]
+        block = self.lanes
+        if groups > 1 and not depthwise:
+            block = math.gcd(block, out_channels // groups)
+        x = self._packed_input(data, block if depthwise else 1)
+        collapsed = (
+            not depthwise
+            and spread == (1, 1)
+            and window == Window((1, 1), (1, 1), (0, 0, 0, 0), window.dilation)
+        )
+        x = x.viewed(self.builder, collapsed)
+        if depthwise:
+            packed_weight = self._pack_depthwise_weight(weight, block)
+        else:
+            ci = x.block if in_channels % x.block == 0 else 1
+            packed_weight = self._pack_weight(weight, block, ci)
+
+        def compute(data, kernel):
+            if spread != (1, 1):
+                data = packed_ops.dilate_spatial(data, spread)
+            if depthwise:
+                return packed_ops.depthwise_conv2d(data, kernel, window)
+            return packed_ops.conv2d(data, kernel, window, groups)
+
+        name = "depthwise_conv2d" if depthwise else "conv2d"
+        result = self.builder.emit_te(
+            compute, x.expr, packed_weight, primfunc_name_hint=name, primfunc_attrs=FUSABLE
+        )
+        return Packed(result, shape, block, collapsed)
+
+    def _packed_input(self, data: Packed | relax.Expr, block: int) -> Packed:
+        """Input of a convolution; block 1 takes any layout as it is."""
+        if not isinstance(data, Packed):
+            return pack(self.builder, data, block)
+        if block in (1, data.block):
+            return data
+        return pack(self.builder, unpack(self.builder, data), block)
+
+    def _pack_weight(self, weight: relax.Expr, c: int, ci: int) -> relax.Expr:
+        """[OC, IC, (KH,) KW] -> [ceil(OC/c), IC/ci, KH, KW, ci, c]."""
+        oc, ic, *kernel = shape_of(weight)
+        kh, kw = _two(kernel, 1)
+        return self._rearrange(
+            weight,
+            pad=-oc % c,
+            shape=(-(-oc // c), c, ic // ci, ci, kh, kw),
+            axes=(0, 2, 4, 5, 3, 1),
+        )
+
+    def _pack_depthwise_weight(self, weight: relax.Expr, c: int) -> relax.Expr:
+        """[C, 1, (KH,) KW] -> [ceil(C/c), KH, KW, c]."""
+        channels, _, *kernel = shape_of(weight)
+        kh, kw = _two(kernel, 1)
+        shape = (-(-channels // c), c, kh, kw)
+        return self._rearrange(weight, pad=-channels % c, shape=shape, axes=(0, 2, 3, 1))
+
+    def _rearrange(
+        self, weight: relax.Expr, pad: int, shape: tuple[int, ...], axes: tuple[int, ...]
+    ) -> relax.Expr:
+        """Pad axis 0 with zeros, reshape and transpose; at once where the weight is constant."""
+        value = constant_of(weight)
+        rank = len(shape_of(weight))
+        if value is not None:
+            value = np.pad(value, ((0, pad),) + ((0, 0),) * (rank - 1))
+            return relax.const(np.ascontiguousarray(value.reshape(shape).transpose(axes)))
+        if pad:
+            widths = [0, pad] + [0, 0] * (rank - 1)
+            weight = self.builder.emit(relax.op.nn.pad(weight, widths))
+        weight = self.builder.emit(relax.op.reshape(weight, shape))
+        return self.builder.emit(relax.op.permute_dims(weight, axes))
+
+    def _unary(self, call: relax.Call) -> Packed | None:
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed):
+            return None
+        return self._emit_like(call, [data.expr, *call.args[1:]], data, data.shape)
+
+    def _binary(self, call: relax.Call) -> Packed | None:
+        operands = [self.value(a) for a in call.args]
+        packed = [o for o in operands if isinstance(o, Packed)]
+        if not packed:
+            return None
+        shape = shape_of(call)
+        partner = next((p for p in packed if p.shape == shape), None)
+        if partner is None or len(packed) == 2 and packed[0].block != packed[1].block:
+            return None
+        if len(packed) == 2 and packed[0].shape == packed[1].shape:
+            # The younger operand is the one that fusion may join with this operator.
+            partner = packed[-1]
+        aligned = [self._align(o, partner) for o in operands]
+        if any(a is None for a in aligned):
+            return None
+        return self._emit_like(call, aligned, partner, shape)
+
+    def _align(self, operand: Packed | relax.Expr, partner: Packed) -> relax.Expr | None:
+        """An operand in the memory layout of its partner; None where that is not worth it."""
+        if isinstance(operand, Packed):
+            if operand.shape[1] != partner.shape[1]:
+                return None
+            if operand.shape == partner.shape:
+                return operand.viewed(self.builder, partner.collapsed).expr
+            if operand.is_point and len(operand.shape) == len(partner.shape):
+                return operand.viewed(self.builder, collapsed=False).expr
+            return None
+        value = constant_of(operand)
+        if value is not None:
+            packed = pack_constant(value, partner)
+            return None if packed is None else relax.const(packed)
+        if shape_of(operand) != partner.shape:
+            return None
+        packed_operand = pack(self.builder, operand, partner.block)
+        return packed_operand.viewed(self.builder, partner.collapsed).expr
+
+    def _pool(self, call: relax.Call) -> Packed | None:
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed) or len(data.shape) != 4 or data.block == 1:
+            return None
+        x = data.viewed(self.builder, collapsed=False)
+        layout = f"NCHW{data.block}c"
+        operator = call.op.name.removeprefix("relax.nn.")
+        attrs = {name: getattr(call.attrs, name) for name in POOLS[f"nn.{operator}"]}
+        emit = getattr(relax.op.nn, operator)
+        result = self.builder.emit(emit(x.expr, layout=layout, out_layout=layout, **attrs))
+        return Packed(result, shape_of(call), data.block)
+
+    def _concat(self, call: relax.Call) -> Packed | None:
+        axis = int(call.attrs.axis)
+        parts = [self.value(f) for f in call.args[0].fields]
+        shape = shape_of(call)
+        if not all(isinstance(p, Packed) for p in parts) or axis % len(shape) != 1:
+            return None
+        block = parts[0].block
+        if any(p.block != block or p.shape[1] % block for p in parts):
+            return None
+        collapsed = all(p.collapsed for p in parts)
+        fields = [p.viewed(self.builder, collapsed).expr for p in parts]
+        result = self.builder.emit(relax.op.concat(fields, axis=1))
+        return Packed(result, shape, block, collapsed)
+
+    def _mean(self, call: relax.Call) -> Packed | relax.Expr | None:
+        """Global average over all spatial axes."""
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed):
+            return None
+        rank = len(data.shape)
+        axes = sorted(int(a) % rank for a in call.attrs.axis or range(rank))
+        if axes != list(range(2, rank)):
+            return None
+        mean = self.builder.emit(relax.op.mean(data.expr, [2, 3], keepdims=True))
+        point = Packed(mean, (*data.shape[:2], *(1,) * (rank - 2)), data.block)
+        if call.attrs.keepdims:
+            return point
+        return self.builder.emit(relax.op.reshape(self.to_plain(point), shape_of(call)))
+
+    def _emit_like(
+        self, call: relax.Call, args: list[relax.Expr], like: Packed, shape: tuple[int, ...]
+    ) -> Packed:
+        result = self.builder.emit(relax.Call(call.op, args, call.attrs))
+        return Packed(result, shape, like.block, like.collapsed)
+
+
+def preferred_block(target: Target) -> int:
+    """Channels that lie together: one vector register, or four scalars where there are none."""
+    return target.vector.lanes() if target.vector.bits else 4
+
+
+def _is_float(call: relax.Call) -> bool:
+    return str(call.ty.dtype).startswith("float")
+
+
+def _two(values, missing: int) -> tuple[int, int]:
+    """(h, w) of an attribute that has one or two entries."""
+    values = [int(v) for v in values]
+    return (missing, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _four(padding) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of Relax's padding of 1-D or 2-D windows."""
+    padding = [int(p) for p in padding]
+    return (0, padding[0], 0, padding[1]) if len(padding) == 2 else tuple(padding)
+
+
+def _transpose_weight(weight: np.ndarray, groups: int) -> np.ndarray:
+    """[IC, OC/g, ...] of a transposed convolution -> flipped [OC, IC/g, ...]."""
+    ic, oc, *kernel = weight.shape
+    weight = weight.reshape(groups, ic // groups, oc, *kernel).swapaxes(1, 2)
+    weight = weight.reshape(groups * oc, ic // groups, *kernel)
+    return np.ascontiguousarray(np.flip(weight, axis=tuple(range(2, weight.ndim))))

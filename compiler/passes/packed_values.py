@@ -1,0 +1,116 @@
+"""Activations in the packed layout NCHW[c] as the packing pass sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from compiler.passes import packed_ops
+
+
+def shape_of(expr: relax.Expr) -> tuple[int, ...]:
+    """Static shape of a tensor expression."""
+    return tuple(int(d) for d in expr.ty.shape)
+
+
+def constant_of(expr: relax.Expr) -> np.ndarray | None:
+    """The value of a Relax constant; None for anything else."""
+    return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tensor of logical shape [N, C, (H,) W] that lies in memory as [N, ceil(C/c), H, W, c].
+
+    Args:
+        expr: the 5-D tensor; [N, ceil(C/c), 1, H*W, c] where ``collapsed``, so that a 1x1
+            convolution walks one long row.
+        shape: the logical shape, of rank 3 or 4.
+        block: c.
+    """
+
+    expr: relax.Expr
+    shape: tuple[int, ...]
+    block: int
+    collapsed: bool = False
+
+    @property
+    def spatial(self) -> tuple[int, int]:
+        """(H, W); H is 1 for a rank-3 tensor."""
+        return (1, self.shape[2]) if len(self.shape) == 3 else (self.shape[2], self.shape[3])
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.shape[1] // self.block)
+
+    @property
+    def is_point(self) -> bool:
+        return self.spatial == (1, 1)
+
+    def memory_shape(self, collapsed: bool) -> tuple[int, ...]:
+        height, width = self.spatial
+        if collapsed:
+            height, width = 1, height * width
+        return (self.shape[0], self.blocks, height, width, self.block)
+
+    def viewed(self, bb: relax.BlockBuilder, collapsed: bool) -> Packed:
+        """The same memory with or without H and W merged."""
+        shape = self.memory_shape(collapsed)
+        if shape == self.memory_shape(self.collapsed):
+            return replace(self, collapsed=collapsed)
+        view = bb.emit(relax.op.reshape(self.expr, shape))
+        return replace(self, expr=view, collapsed=collapsed)
+
+
+def pack(bb: relax.BlockBuilder, expr: relax.Expr, block: int) -> Packed:
+    """Bring a plain [N, C, (H,) W] tensor into the packed layout."""
+    shape = shape_of(expr)
+    packed = Packed(expr, shape, block)
+    if block == 1 or (packed.is_point and shape[1] % block == 0):
+        return replace(packed, expr=bb.emit(relax.op.reshape(expr, packed.memory_shape(False))))
+    four = _four_dimensional(bb, expr)
+    return replace(packed, expr=bb.emit_te(packed_ops.pack_channels, four, block))
+
+
+def unpack(bb: relax.BlockBuilder, packed: Packed) -> relax.Expr:
+    """Bring a packed tensor back to its logical shape."""
+    if packed.block == 1 or (packed.is_point and packed.shape[1] % packed.block == 0):
+        return bb.emit(relax.op.reshape(packed.expr, packed.shape))
+    spatial = packed.viewed(bb, collapsed=False)
+    plain = bb.emit_te(packed_ops.unpack_channels, spatial.expr, packed.shape[1])
+    return plain if len(packed.shape) == 4 else bb.emit(relax.op.reshape(plain, packed.shape))
+
+
+def pack_constant(value: np.ndarray, partner: Packed) -> np.ndarray | None:
+    """A constant that broadcasts against ``partner``'s logical shape, in its memory layout.
+
+    None where the constant would enlarge the partner.
+    """
+    rank = len(partner.shape)
+    if value.ndim > rank:
+        return None
+    value = value.reshape((1,) * (rank - value.ndim) + value.shape)
+    if any(v not in (1, p) for v, p in zip(value.shape, partner.shape, strict=True)):
+        return None
+    if rank == 3:
+        value = value[:, :, None, :]
+    n, channels, height, width = value.shape
+    if partner.collapsed and (height, width) != (1, 1):
+        value = np.broadcast_to(value, (n, channels, *partner.spatial))
+        value = value.reshape(n, channels, 1, -1)
+        height, width = 1, value.shape[3]
+    if channels == 1 and partner.shape[1] != 1:
+        return value[..., None]
+    value = np.pad(value, ((0, 0), (0, -channels % partner.block), (0, 0), (0, 0)))
+    value = value.reshape(n, -1, partner.block, height, width)
+    return np.ascontiguousarray(value.transpose(0, 1, 3, 4, 2))
+
+
+def _four_dimensional(bb: relax.BlockBuilder, expr: relax.Expr) -> relax.Expr:
+    shape = shape_of(expr)
+    if len(shape) == 4:
+        return expr
+    return bb.emit(relax.op.reshape(expr, (shape[0], shape[1], 1, shape[2])))

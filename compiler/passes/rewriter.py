@@ -1,0 +1,74 @@
+"""A forward rewriter of ``main`` whose values may take other forms than Relax expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import relax
+
+
+class Rewriter:
+    """Rebuilds ``main`` binding by binding.
+
+    ``handlers`` maps an operator's name to a method that returns the new value of a call, or None
+    to keep the call as it is. A value of any class of the subclass' own is brought back by
+    ``to_plain``, once, where an operator without a handler (or the function's result) needs it.
+    """
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Callable[[relax.Call], Any]] = {}
+        self.builder = relax.BlockBuilder()
+        self._values: dict[relax.Var, Any] = {}
+        self._plain: dict[relax.Var, relax.Expr] = {}
+
+    def to_plain(self, value: Any) -> relax.Expr:
+        """The Relax expression of a value of the subclass' own class."""
+        raise NotImplementedError
+
+    def value(self, expr: relax.Expr) -> Any:
+        """The new value of an expression of the old function."""
+        return self._values.get(expr, expr) if isinstance(expr, relax.Var) else expr
+
+    def plain(self, expr: relax.Expr) -> relax.Expr:
+        """The new value of an expression of the old function as a Relax expression."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.plain(f) for f in expr.fields])
+        if not isinstance(expr, relax.Var):
+            return expr
+        value = self.value(expr)
+        if isinstance(value, relax.Expr):
+            return value
+        if expr not in self._plain:
+            self._plain[expr] = self.to_plain(value)
+        return self._plain[expr]
+
+    def rewrite(self, module: tvm.IRModule) -> tvm.IRModule:
+        main = module["main"]
+        others = {gvar: f for gvar, f in module.functions.items() if gvar.name_hint != "main"}
+        self.builder = relax.BlockBuilder(tvm.IRModule(others, attrs=module.attrs))
+        with self.builder.function("main", list(main.params)):
+            with self.builder.dataflow():
+                for block in main.body.blocks:
+                    for binding in block.bindings:
+                        self._values[binding.var] = self._rewrite_value(binding.value)
+                result = self.builder.emit_output(self.plain(main.body.body))
+            self.builder.emit_func_output(result)
+        rewritten = self.builder.finalize()
+        rewritten["main"] = rewritten["main"].with_attrs(dict(main.attrs))
+        return rewritten
+
+    def _rewrite_value(self, expr: relax.Expr) -> Any:
+        if isinstance(expr, relax.Var):
+            return self.value(expr)
+        if isinstance(expr, relax.Call):
+            handler = self.handlers.get(getattr(expr.op, "name", ""))
+            value = handler(expr) if handler else None
+            if value is not None:
+                return value
+            args = [self.plain(a) for a in expr.args]
+            return self.builder.emit(relax.Call(expr.op, args, expr.attrs, expr.ty_args))
+        if isinstance(expr, relax.TupleGetItem):
+            return self.builder.emit(relax.TupleGetItem(self.plain(expr.tuple_value), expr.index))
+        return self.builder.emit(self.plain(expr))

@@ -1,0 +1,83 @@
+"""What all templates share: finding the anchor, inlining what surrounds it, loop helpers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import s_tir, tirx
+
+from compiler.passes.packed_ops import ANCHOR
+
+Schedule = s_tir.Schedule
+Block = s_tir.schedule.SBlockRV
+Loop = s_tir.schedule.LoopRV
+
+# Element operations below which waking another thread costs more than it saves.
+PARALLEL_GRAIN = 1 << 15
+
+
+@dataclass
+class Anchored:
+    """An anchor block, the stages that feed it, and the one block that stores its result."""
+
+    anchor: Block
+    output: Block
+    stages: list[Block]  # producers that stay materialised, in execution order
+
+
+def find_anchored(sch: Schedule, kind: str) -> Anchored | None:
+    """Find the anchor of a kind and inline all else but its padded or packed inputs.
+
+    The result's ``output`` is the epilogue, or a copy out of a local accumulator where the
+    anchor's result is the function's.
+    """
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    anchors = [b for b in blocks if sch.get(b).annotations.get(ANCHOR) == kind]
+    if len(anchors) != 1:
+        return None
+    anchor = anchors[0]
+    position = next(i for i, b in enumerate(blocks) if sch.get(b).same_as(sch.get(anchor)))
+    stages = blocks[:position]
+    epilogue = blocks[position + 1 :]
+    if any(_has_reduction(sch, b) for b in (*stages, *epilogue)):
+        return None
+    for block in epilogue[:-1]:
+        sch.compute_inline(block)
+    output = epilogue[-1] if epilogue else sch.cache_write(anchor, 0, "global")
+    if len(sch.get(output).iter_vars) == 0:
+        return None
+    return Anchored(anchor, output, stages)
+
+
+def _has_reduction(sch: Schedule, block: Block) -> bool:
+    return any(v.iter_type == tirx.IterVar.CommReduce for v in sch.get(block).iter_vars)
+
+
+def extent(sch: Schedule, loop: Loop) -> int:
+    """The constant extent of a loop."""
+    return int(sch.get(loop).extent)
+
+
+def partition_tail(sch: Schedule, loop: Loop) -> None:
+    """Ask for a separate copy of the ragged last iteration, so that the others need no test."""
+    sch.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
+def spread(sch: Schedule, loops: list[Loop], work: int) -> Loop:
+    """Fuse loops into one and run it on all threads where the work is worth it."""
+    fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    if work >= PARALLEL_GRAIN and extent(sch, fused) > 1:
+        sch.parallel(fused)
+    return fused
+
+
+def schedule_stage(sch: Schedule, block: Block) -> None:
+    """A stage computed whole before the anchor: innermost axis in vectors, the rest in parallel."""
+    loops = sch.get_loops(block)
+    work = 1
+    for loop in loops:
+        work *= extent(sch, loop)
+    if len(loops) > 1 and extent(sch, loops[-1]) > 1:
+        sch.vectorize(loops[-1])
+        loops = loops[:-1]
+    spread(sch, loops, work)

@@ -1,0 +1,82 @@
+"""Depthwise convolution on packed layouts: bound by memory, so by how often a row is loaded.
+
+    parallel n, channel_block, band of rows
+      pad(band) into a buffer that stays in the cache
+      for oh in band, ow_tile
+        acc[rows] = sum over kh, kw of x * w      (kh, kw unrolled; loads shared by neighbours)
+        epilogue over the tile
+"""
+
+from __future__ import annotations
+
+import math
+
+from tvm import s_tir
+
+from compiler.target import Target
+from schedules.blocks import Anchored, extent, find_anchored, partition_tail, spread
+
+MAX_UNROLLED_TAPS = 9
+MAX_TILE = 8
+
+
+def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
+    """Schedule a function whose anchor is ``packed_ops.depthwise_conv2d``; None for any other."""
+    anchored = find_anchored(sch, "depthwise")
+    if anchored is None or len(sch.get_loops(anchored.output)) != 5:
+        return None
+    _, _, oh, ow, lane = sch.get_loops(anchored.output)
+    taps = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
+    rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
+    band = choose_band(target, sch, anchored)
+    _tile(sch, anchored, rows, band, taps)
+    return {"template": "depthwise", "decision": f"tile {rows}, band {band}"}
+
+
+def choose_row_tile(target: Target, width: int, lanes: int) -> int:
+    """Accumulators along a row: as many as leave half the registers to inputs and weights."""
+    registers = max(1, math.ceil(lanes / target.vector.lanes()))
+    most = max(1, min(MAX_TILE, target.vector.registers // (2 * registers), width))
+    # Fewest tiles first, then the least waste in the last one.
+    return min(range(1, most + 1), key=lambda t: (math.ceil(width / t), math.ceil(width / t) * t))
+
+
+def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:
+    """Output rows of a band: its padded input takes at most a quarter of L2."""
+    height = extent(sch, sch.get_loops(anchored.output)[2])
+    if not anchored.stages:
+        return height
+    _, _, rows, width, lanes = (int(v.dom.extent) for v in sch.get(anchored.stages[-1]).iter_vars)
+    budget = (target.caches.l2 or target.caches.l1d) // 4
+    affordable = max(1, budget * height // (rows * width * lanes * 4))
+    bands = math.ceil(height / min(affordable, height))
+    return math.ceil(height / bands)
+
+
+def _tile(
+    sch: s_tir.Schedule, anchored: Anchored, rows: int, band: int, taps: list[int]
+) -> None:
+    n, block, oh, ow, lane = sch.get_loops(anchored.output)
+    work = math.prod(int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars)
+    band_outer, oh_inner = sch.split(oh, [None, band])
+    ow_outer, ow_inner = sch.split(ow, [None, rows])
+    sch.reorder(n, block, band_outer, oh_inner, ow_outer, ow_inner, lane)
+    outer = sch.fuse(n, block, band_outer)
+    sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
+    partition_tail(sch, ow_outer)
+    for stage in reversed(anchored.stages):
+        sch.compute_at(stage, outer, preserve_unit_loops=True)
+        *_, stage_w, stage_lane = sch.get_loops(stage)
+        sch.vectorize(stage_lane)
+        partition_tail(sch, stage_w)
+    *_, w, k, kh, kw = sch.get_loops(anchored.anchor)
+    sch.reorder(kh, kw, w, k)
+    sch.vectorize(k)
+    sch.unroll(w)
+    sch.unroll(kw)
+    if taps[0] * taps[1] <= MAX_UNROLLED_TAPS:
+        sch.unroll(kh)
+    sch.vectorize(lane)
+    sch.unroll(ow_inner)
+    spread(sch, [outer], work)
+    sch.decompose_reduction(anchored.anchor, kh)

@@ -1,0 +1,56 @@
+"""The register tile: how many accumulators a core can hold, and the best way to spend them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from compiler.target import Target
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """``rows`` x ``columns`` accumulators: rows share a weight vector, columns a broadcast input."""
+
+    rows: int
+    columns: int
+
+
+def choose_register_tile(
+    target: Target, rows: int, columns: int, width: int, depth: int
+) -> RegisterTile:
+    """The tile with the least estimated time for a problem of rows x columns vectors.
+
+    Accumulators, weight vectors and one broadcast must fit in the registers, or accumulators
+    spill (3x slower).
+
+    Args:
+        rows: independent outputs along the broadcast side (pixels, matrix rows).
+        columns: vectors along the other side (channel blocks, column blocks).
+        width: elements of one column as the schedule sees it.
+        depth: steps of the reduction.
+    """
+    vector = target.vector
+    registers = max(1, math.ceil(width / vector.lanes()))
+    best, best_cost = RegisterTile(1, 1), math.inf
+    for c in range(1, min(columns, 8) + 1):
+        for r in range(1, min(rows, 16) + 1):
+            vectors = c * registers
+            if r * vectors + vectors + 1 > vector.registers:
+                break
+            steps = math.ceil(rows / r) * math.ceil(columns / c)
+            cost = steps * _step_cycles(target, r, vectors, depth)
+            if cost < best_cost * 0.999:
+                best, best_cost = RegisterTile(r, c), cost
+    return best
+
+
+def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
+    """Estimated cycles of one reduction step: FMAs, loads, or the chain of dependent FMAs."""
+    vector = target.vector
+    fmas = rows * vectors / vector.fma_per_cycle
+    # The weights of a tile are read again for every tile along the rows: from L2 if L1 is small.
+    panel_bytes = vectors * depth * max(vector.bits, 32) // 8
+    in_l1 = panel_bytes <= target.caches.l1d * 3 // 4
+    loads = (rows + vectors * (1 if in_l1 else 3)) / vector.fma_per_cycle
+    return max(fmas, loads, vector.fma_latency) + 0.15 * loads
