@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
@@ -58,6 +59,11 @@ def extent(sch: Schedule, loop: Loop) -> int:
     return int(sch.get(loop).extent)
 
 
+def iterations(sch: Schedule, block: Block) -> int:
+    """How often the body of a block runs."""
+    return math.prod(int(v.dom.extent) for v in sch.get(block).iter_vars)
+
+
 def partition_tail(sch: Schedule, loop: Loop) -> None:
     """Ask for a separate copy of the ragged last iteration, so that the others need no test."""
     sch.annotate(loop, "pragma_loop_partition_hint", 1)
@@ -73,11 +79,12 @@ def spread(sch: Schedule, loops: list[Loop], work: int) -> Loop:
 
 def schedule_stage(sch: Schedule, block: Block) -> None:
     """A stage computed whole before the anchor: innermost axis in vectors, the rest in parallel."""
-    loops = sch.get_loops(block)
-    work = 1
-    for loop in loops:
-        work *= extent(sch, loop)
-    if len(loops) > 1 and extent(sch, loops[-1]) > 1:
-        sch.vectorize(loops[-1])
-        loops = loops[:-1]
-    spread(sch, loops, work)
+    work = iterations(sch, block)
+    *outer, inner = sch.get_loops(block)
+    if extent(sch, inner) > 1:
+        sch.vectorize(inner)
+    elif len(outer) > 1:
+        # One channel at a time: LLVM vectorises the copy once the padding is split off.
+        partition_tail(sch, outer.pop())
+    if outer:
+        spread(sch, outer, work)

@@ -21,6 +21,7 @@ from schedules.blocks import (
     Anchored,
     extent,
     find_anchored,
+    iterations,
     partition_tail,
     schedule_stage,
     spread,
@@ -45,7 +46,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
 
 def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile) -> None:
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
-    macs = _iterations(sch, anchored)
+    macs = iterations(sch, anchored.anchor)
     oc_outer, oc_inner = sch.split(oc, [None, tile.columns])
     ow_outer, ow_inner = sch.split(ow, [None, tile.rows])
     sch.reorder(n, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
@@ -61,7 +62,3 @@ def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile) -> None:
     sch.unroll(ow_inner)
     spread(sch, [n, oc_outer, oh], macs)
     sch.decompose_reduction(anchored.anchor, r_outer)
-
-
-def _iterations(sch: s_tir.Schedule, anchored: Anchored) -> int:
-    return math.prod(int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars)

@@ -1,10 +1,10 @@
 """Depthwise convolution on packed layouts: bound by memory, so by how often a row is loaded.
 
-    parallel n, channel_block, band of rows
-      pad(band) into a buffer that stays in the cache
-      for oh in band, ow_tile
-        acc[rows] = sum over kh, kw of x * w      (kh, kw unrolled; loads shared by neighbours)
-        epilogue over the tile
+parallel n, channel_block, band of rows
+  pad(band) into a buffer that stays in the cache
+  for oh in band, ow_tile
+    acc[rows] = sum over kh, kw of x * w      (kh, kw unrolled; loads shared by neighbours)
+    epilogue over the tile
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from tvm import s_tir
 
 from compiler.target import Target
-from schedules.blocks import Anchored, extent, find_anchored, partition_tail, spread
+from schedules.blocks import Anchored, extent, find_anchored, iterations, partition_tail, spread
 
 MAX_UNROLLED_TAPS = 9
 MAX_TILE = 8
@@ -53,11 +53,9 @@ def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:
     return math.ceil(height / bands)
 
 
-def _tile(
-    sch: s_tir.Schedule, anchored: Anchored, rows: int, band: int, taps: list[int]
-) -> None:
+def _tile(sch: s_tir.Schedule, anchored: Anchored, rows: int, band: int, taps: list[int]) -> None:
     n, block, oh, ow, lane = sch.get_loops(anchored.output)
-    work = math.prod(int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars)
+    work = iterations(sch, anchored.anchor)
     band_outer, oh_inner = sch.split(oh, [None, band])
     ow_outer, ow_inner = sch.split(ow, [None, rows])
     sch.reorder(n, block, band_outer, oh_inner, ow_outer, ow_inner, lane)

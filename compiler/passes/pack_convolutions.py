@@ -30,7 +30,10 @@ UNARY = (
     "abs ceil clip cos erf exp floor log negative round rsqrt sigmoid sign sin sqrt square tan tanh "
     "nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.silu"
 ).split()
-BINARY = "add divide maximum minimum multiply power subtract".split()
+ELEMENTWISE = (
+    "add divide equal greater greater_equal less less_equal logical_and logical_or maximum minimum "
+    "multiply not_equal power subtract where"
+).split()
 WINDOW_ATTRS = "pool_size strides padding dilation ceil_mode count_include_pad".split()
 POOLS = {
     "nn.max_pool2d": WINDOW_ATTRS,
@@ -52,8 +55,8 @@ class _Packer(Rewriter):
         self.lanes = preferred_block(target)
         for name in UNARY:
             self.handlers[f"relax.{name}"] = self._unary
-        for name in BINARY:
-            self.handlers[f"relax.{name}"] = self._binary
+        for name in ELEMENTWISE:
+            self.handlers[f"relax.{name}"] = self._elementwise
         for name in POOLS:
             self.handlers[f"relax.{name}"] = self._pool
         self.handlers |= {
@@ -198,18 +201,16 @@ class _Packer(Rewriter):
             return None
         return self._emit_like(call, [data.expr, *call.args[1:]], data, data.shape)
 
-    def _binary(self, call: relax.Call) -> Packed | None:
+    def _elementwise(self, call: relax.Call) -> Packed | None:
         operands = [self.value(a) for a in call.args]
         packed = [o for o in operands if isinstance(o, Packed)]
         if not packed:
             return None
         shape = shape_of(call)
-        partner = next((p for p in packed if p.shape == shape), None)
-        if partner is None or len(packed) == 2 and packed[0].block != packed[1].block:
+        # The youngest operand is the one that fusion may join with this operator.
+        partner = next((p for p in reversed(packed) if p.shape == shape), None)
+        if partner is None or any(p.block != partner.block for p in packed):
             return None
-        if len(packed) == 2 and packed[0].shape == packed[1].shape:
-            # The younger operand is the one that fusion may join with this operator.
-            partner = packed[-1]
         aligned = [self._align(o, partner) for o in operands]
         if any(a is None for a in aligned):
             return None

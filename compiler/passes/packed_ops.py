@@ -96,9 +96,7 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, groups: int = 1) -> 
             value * weight[j, r_outer, r_h, r_w, r_inner, k], axis=[r_outer, r_h, r_w, r_inner]
         )
 
-    return te.compute(
-        (n, oc_blocks, oh, ow, c), element, name="conv2d", attrs={ANCHOR: "conv2d"}
-    )
+    return te.compute((n, oc_blocks, oh, ow, c), element, name="conv2d", attrs={ANCHOR: "conv2d"})
 
 
 def depthwise_conv2d(x: te.Tensor, weight: te.Tensor, window: Window) -> te.Tensor:
@@ -167,9 +165,7 @@ def matmul(a: te.Tensor, b_packed: te.Tensor, columns: int) -> te.Tensor:
         right = b_packed[(*_clamp(outer, batch_b), j, k, lane)]
         return te.sum(left * right, axis=[k])
 
-    product = te.compute(
-        (*batch, rows, blocks, c), tile, name="matmul", attrs={ANCHOR: "matmul"}
-    )
+    product = te.compute((*batch, rows, blocks, c), tile, name="matmul", attrs={ANCHOR: "matmul"})
     return te.compute(
         (*batch, rows, columns),
         lambda *index: product[(*index[:-1], index[-1] // c, index[-1] % c)],

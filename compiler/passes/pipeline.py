@@ -7,6 +7,7 @@ from tvm import relax
 
 from compiler.passes.aliases import ALIAS_OPS
 from compiler.passes.pack_convolutions import pack_convolutions
+from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.target import Target
 
 
@@ -29,4 +30,5 @@ def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     with tvm.target.Target(target.tvm()):
         module = tvm.ir.transform.Sequential(simplify)(module)
         module = pack_convolutions(module, target)
+        module = pack_matmuls(module, target)
         return tvm.ir.transform.Sequential(fuse)(module)
