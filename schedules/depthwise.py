@@ -25,7 +25,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     anchored = find_anchored(sch, "depthwise")
     if anchored is None or len(sch.get_loops(anchored.output)) != 5:
         return None
-    _, _, oh, ow, lane = sch.get_loops(anchored.output)
+    _, _, _, ow, lane = sch.get_loops(anchored.output)
     taps = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
     rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
     band = choose_band(target, sch, anchored)

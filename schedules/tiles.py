@@ -10,7 +10,7 @@ from compiler.target import Target
 
 @dataclass(frozen=True)
 class RegisterTile:
-    """``rows`` x ``columns`` accumulators: rows share a weight vector, columns a broadcast input."""
+    """rows x columns accumulators: rows share a weight vector, columns a broadcast input."""
 
     rows: int
     columns: int

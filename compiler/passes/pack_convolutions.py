@@ -26,15 +26,20 @@ from compiler.passes.packed_values import (
 from compiler.passes.rewriter import Rewriter
 from compiler.target import Target
 
+# fmt: off
 UNARY = (
-    "abs ceil clip cos erf exp floor log negative round rsqrt sigmoid sign sin sqrt square tan tanh "
-    "nn.gelu nn.gelu_tanh nn.leakyrelu nn.relu nn.silu"
-).split()
+    "abs", "ceil", "clip", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt",
+    "sigmoid", "sign", "sin", "sqrt", "square", "tan", "tanh",
+    "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.silu",
+)
 ELEMENTWISE = (
-    "add divide equal greater greater_equal less less_equal logical_and logical_or maximum minimum "
-    "multiply not_equal power subtract where"
-).split()
-WINDOW_ATTRS = "pool_size strides padding dilation ceil_mode count_include_pad".split()
+    "add", "divide", "equal", "greater", "greater_equal", "less", "less_equal", "logical_and",
+    "logical_or", "maximum", "minimum", "multiply", "not_equal", "power", "subtract", "where",
+)
+WINDOW_ATTRS = (
+    "pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad",
+)
+# fmt: on
 POOLS = {
     "nn.max_pool2d": WINDOW_ATTRS,
     "nn.avg_pool2d": WINDOW_ATTRS,
