@@ -10,6 +10,8 @@ parallel batch, column_tile
 
 from __future__ import annotations
 
+import math
+
 from tvm import s_tir
 
 from compiler.target import Target
@@ -46,12 +48,12 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
 def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, lanes: int) -> None:
     macs = iterations(sch, anchored.anchor)
     *batch, row, column = sch.get_loops(anchored.output)
+    columns = extent(sch, column)
     row_outer, row_inner = sch.split(row, [None, tile.rows])
     tile_outer, tile_inner, lane = sch.split(column, [None, tile.columns, lanes])
     sch.reorder(*batch, tile_outer, row_outer, row_inner, tile_inner, lane)
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
     partition_tail(sch, row_outer)
-    partition_tail(sch, tile_outer)
     *_, r, c, k, depth = sch.get_loops(anchored.anchor)
     sch.reorder(depth, r, c, k)
     sch.vectorize(k)
@@ -60,5 +62,17 @@ def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, lanes: in
     sch.vectorize(lane)
     sch.unroll(tile_inner)
     sch.unroll(row_inner)
-    spread(sch, [*batch, tile_outer], macs)
+    _parallelise(sch, batch, tile_outer, macs, ragged=columns % (tile.columns * lanes) != 0)
     sch.decompose_reduction(anchored.anchor, depth)
+
+
+def _parallelise(sch: s_tir.Schedule, batch: list, tile_outer, macs: int, ragged: bool) -> None:
+    """Share the column tiles, or where the last one is ragged, rather whole matrices."""
+    matrices = math.prod(extent(sch, loop) for loop in batch)
+    if ragged and matrices > 1:
+        partition_tail(sch, tile_outer)
+        spread(sch, batch, macs)
+        return
+    shared = spread(sch, [*batch, tile_outer], macs)
+    if ragged:
+        partition_tail(sch, shared)
