@@ -2,6 +2,15 @@
 
 from compiler.package.entry import Quantization
 from compiler.package.manifest import Package, open_package
+from compiler.package.verify import Verification, verify_package
 from compiler.package.write import Golden, write_package
 
-__all__ = ["Golden", "Package", "Quantization", "open_package", "write_package"]
+__all__ = [
+    "Golden",
+    "Package",
+    "Quantization",
+    "Verification",
+    "open_package",
+    "verify_package",
+    "write_package",
+]

@@ -210,7 +210,7 @@ def _infos(rows: Any, count: int) -> tuple[TensorInfo, ...]:
 
 def _tensors(infos: tuple[TensorInfo, ...], arrays: Mapping[str, np.ndarray]) -> Any:
     """A C array of tensors, which keeps the arrays alive."""
-    table = (Tensor * max(1, len(infos)))()
+    table: Any = (Tensor * max(1, len(infos)))()
     keep = []
     for row, info in zip(table, infos, strict=False):
         array = arrays[info.name]
