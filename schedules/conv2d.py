@@ -2,7 +2,7 @@
 
 A tile of output pixels x output-channel vectors stays in registers while the reduction runs:
 
-    parallel n, oc_tile, oh
+    parallel n, block of rows, oc_tile, oh
       ow_tile
         acc[rows][columns] = 0
         for ic_outer, kh, kw, ic_inner:
@@ -26,7 +26,7 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.tiles import RegisterTile, choose_register_tile
+from schedules.tiles import RegisterTile, choose_register_tile, choose_row_block
 
 
 def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
@@ -36,20 +36,40 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
-    loops = sch.get_loops(anchored.output)
-    blocks, width, lanes = extent(sch, loops[1]), extent(sch, loops[3]), extent(sch, loops[4])
+    _, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
     depth = math.prod(int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:])
     tile = choose_register_tile(target, width, blocks, lanes, depth)
-    _tile(sch, anchored, tile)
-    return {"template": "conv2d", "decision": f"tile {tile.rows}x{tile.columns}"}
+    # One long row (a 1x1 convolution's) is cut into blocks as several short ones are.
+    unit = width if height > 1 else tile.rows
+    block = choose_row_block(
+        target,
+        row_bytes=_input_bytes(sch, anchored) * unit // (height * width),
+        rows=height * math.ceil(width / unit),
+        weight_bytes=depth * blocks * lanes * 4,
+        column_tiles=math.ceil(blocks / tile.columns),
+    )
+    _tile(sch, anchored, tile, block)
+    return {"template": "conv2d", "decision": f"tile {tile.rows}x{tile.columns}, block {block}"}
 
 
-def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile) -> None:
-    n, oc, oh, ow, lane = sch.get_loops(anchored.output)
+def _input_bytes(sch: s_tir.Schedule, anchored: Anchored) -> int:
+    """Bytes of the (padded) activations that the convolution reads."""
+    shape = sch.get(anchored.anchor).reads[0].source.ty.shape
+    return math.prod(int(d) for d in shape) * 4
+
+
+def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, block: int) -> None:
     macs = iterations(sch, anchored.anchor)
+    n, oc, oh, ow, lane = sch.get_loops(anchored.output)
+    one_row = extent(sch, oh) == 1
     oc_outer, oc_inner = sch.split(oc, [None, tile.columns])
     ow_outer, ow_inner = sch.split(ow, [None, tile.rows])
-    sch.reorder(n, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
+    row_block, row = sch.split(ow_outer if one_row else oh, [None, block])
+    if one_row:
+        ow_outer = row
+        sch.reorder(n, row_block, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
+    else:
+        sch.reorder(n, row_block, oc_outer, row, ow_outer, ow_inner, oc_inner, lane)
     sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
     partition_tail(sch, ow_outer)
     *_, c, _h, w, k, r_outer, kh, kw, r_inner = sch.get_loops(anchored.anchor)
@@ -60,5 +80,6 @@ def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile) -> None:
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
-    spread(sch, [n, oc_outer, oh], macs)
+    rows = [] if one_row else [row]
+    spread(sch, [n, row_block, oc_outer, *rows], macs)
     sch.decompose_reduction(anchored.anchor, r_outer)

@@ -52,5 +52,29 @@ def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
     # The weights of a tile are read again for every tile along the rows: from L2 if L1 is small.
     panel_bytes = vectors * depth * max(vector.bits, 32) // 8
     in_l1 = panel_bytes <= target.caches.l1d * 3 // 4
-    loads = (rows + vectors * (1 if in_l1 else 3)) / vector.fma_per_cycle
+    loads = (rows + vectors * (1 if in_l1 else 1.5)) / vector.fma_per_cycle
     return max(fmas, loads, vector.fma_latency) + 0.15 * loads
+
+
+def choose_row_block(
+    target: Target, row_bytes: int, rows: int, weight_bytes: int, column_tiles: int
+) -> int:
+    """Rows to finish for all columns before the next rows are touched, so that inputs stay in L2.
+
+    Without blocks the whole input is read once for every column tile; with blocks the whole
+    weights are read once for every block. The way with less traffic beyond L2 wins.
+
+    Args:
+        row_bytes: input bytes that one row (a picture's or a matrix') of the result reads.
+        rows: rows of the result.
+        weight_bytes: all weights together.
+        column_tiles: register tiles along the columns.
+    """
+    l2 = target.caches.l2 or target.caches.l1d
+    input_bytes = row_bytes * rows
+    if input_bytes <= l2 // 2:
+        return rows
+    blocks = math.ceil(input_bytes / (l2 // 2))
+    blocked = input_bytes + blocks * weight_bytes
+    unblocked = weight_bytes + column_tiles * input_bytes
+    return math.ceil(rows / blocks) if blocked < unblocked else rows
