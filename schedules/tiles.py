@@ -36,13 +36,20 @@ def choose_register_tile(
     for c in range(1, min(columns, 8) + 1):
         for r in range(1, min(rows, 16) + 1):
             vectors = c * registers
-            if r * vectors + vectors + 1 > vector.registers:
+            if r * vectors + vectors + _temporaries(target, r) > vector.registers:
                 break
             steps = math.ceil(rows / r) * math.ceil(columns / c)
             cost = steps * _step_cycles(target, r, vectors, depth)
             if cost < best_cost * 0.999:
                 best, best_cost = RegisterTile(r, c), cost
     return best
+
+
+def _temporaries(target: Target, rows: int) -> int:
+    """Registers beside accumulators and weights, as read off LLVM's code for each family."""
+    if target.arch in ("aarch64", "arm"):
+        return rows + 1  # each row's scalar is loaded ahead into a vector register
+    return 1 if target.vector.fma else 4  # without FMA: the broadcast and the products
 
 
 def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
