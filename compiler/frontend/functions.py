@@ -80,16 +80,15 @@ def schema_function(
     schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     if schema.has_function:
         versions = [v for v in schema.function_opset_versions if v <= version]
-        return schema.get_function_with_opset_version(
-            max(versions or schema.function_opset_versions)
+        return onnx.FunctionProto.FromString(
+            schema.get_function_with_opset_version(max(versions or schema.function_opset_versions))
         )
     versions = schema.context_dependent_function_opset_versions
     chosen = max([v for v in versions if v <= version] or versions)
     body = schema.get_context_dependent_function_with_opset_version(
         chosen, node.SerializeToString(), [_type(item).SerializeToString() for item in data]
     )
-    function = onnx.FunctionProto()
-    function.ParseFromString(body)
+    function = onnx.FunctionProto.FromString(body)
     return function if function.node else None
 
 

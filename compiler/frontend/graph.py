@@ -177,12 +177,12 @@ class GraphImporter:
         if converter:
             result = converter(self._node(node, data, opsets))
             return result if isinstance(result, (list, tuple)) else [result]
-        body = functions.schema_function(node, data, opsets)
-        if body is not None:
-            return functions.inline(self, node, body, values)
         stock = converters.find_stock(node.domain, node.op_type)
         if stock:
             return stock(self._node(node, data, opsets))
+        body = functions.schema_function(node, data, opsets)
+        if body is not None:
+            return functions.inline(self, node, body, values)
         self._note_unsupported(node)
         return [UNSUPPORTED] * len(node.output)
 

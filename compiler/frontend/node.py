@@ -159,9 +159,26 @@ class Node:
         return self.builder.emit(expr, name_hint=self.name)
 
     def te(self, function: Callable, *args: Any, name: str) -> relax.Expr:
-        """A kernel written as tensor expression; ``args`` may be arrays."""
-        args = tuple(self.make_constant(a) if isinstance(a, np.ndarray) else a for a in args)
-        return self.builder.emit_te(function, *args, primfunc_name_hint=name)
+        """A kernel written as tensor expression.
+
+        Args:
+            function: takes a te.Tensor for each array or Relax expression among ``args``, and
+                every other argument as it is.
+            name: of the generated PrimFunc.
+        """
+        tensors = [
+            self.make_constant(a) if isinstance(a, np.ndarray) else a
+            for a in args
+            if isinstance(a, (np.ndarray, relax.Expr))
+        ]
+
+        def call(*placeholders: Any) -> Any:
+            given = iter(placeholders)
+            return function(
+                *(next(given) if isinstance(a, (np.ndarray, relax.Expr)) else a for a in args)
+            )
+
+        return self.builder.emit_te(call, *tensors, primfunc_name_hint=name)
 
     def scalar(self, value: float, dtype: str) -> relax.Expr:
         return constant(np.asarray(value, dtype=np_dtype(dtype)))

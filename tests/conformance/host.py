@@ -13,6 +13,6 @@ def run_on_host(imported: ImportedModel, inputs: list[np.ndarray]) -> list[np.nd
     """Outputs of the model for ``inputs``, in order."""
     executable = tvm.compile(imported.module, "llvm")
     machine = relax.VirtualMachine(executable, tvm.cpu())
-    result = machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in inputs))
+    result = machine["main"](*(tvm.runtime.tensor(np.require(a, requirements="C")) for a in inputs))
     results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
     return [item.numpy() for item in results]

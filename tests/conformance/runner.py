@@ -23,7 +23,8 @@ def import_case(
         The model, and those of ``inputs`` that it still takes.
     """
     values = dict(zip((value.name for value in model.graph.input), inputs, strict=False))
-    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    tensors = (np.ndarray, np.generic)
+    arrays = {name: np.asarray(v) for name, v in values.items() if isinstance(v, tensors)}
     consts: dict[str, np.ndarray] = {}
     while True:
         shapes = {

@@ -7,18 +7,32 @@ Relax expression, or an array where it is known already.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import onnx
 
-from compiler.frontend.converters import (
-    shape,
-    stock,
-)
+from compiler.frontend.converters import stock
 from compiler.frontend.converters.registry import REGISTRY
 from compiler.frontend.node import Node
 
 Converter = Callable[[Node], Any]
+
+# One module a family of operators; importing it registers its converters.
+_FAMILIES = (
+    "activation",
+    "arithmetic",
+    "conv",
+    "index",
+    "matmul",
+    "pad",
+    "pool",
+    "reduce",
+    "shape",
+    "sort",
+)
+for _family in _FAMILIES:
+    import_module(f"{__name__}.{_family}")
 
 
 def find(domain: str, op: str) -> Converter | None:
@@ -39,4 +53,4 @@ def is_known(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
     return key in REGISTRY or key in CONTROL_FLOW or stock.find(*key) is not None
 
 
-__all__ = ["REGISTRY", "Converter", "find", "find_stock", "is_known", "shape"]
+__all__ = ["REGISTRY", "Converter", "find", "find_stock", "is_known"]

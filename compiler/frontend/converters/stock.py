@@ -34,11 +34,15 @@ _REFUSED = frozenset(
     ]
 )
 
+_MICROSOFT = frozenset(
+    ["Attention", "SkipLayerNormalization", "EmbedLayerNormalization", "MatMulInteger16"]
+)
+
 
 def find(domain: str, op: str) -> Callable[[Node], list[Any]] | None:
     from tvm.relax.frontend.onnx import onnx_frontend
 
-    if domain not in ("", "com.microsoft") or op in _REFUSED:
+    if op in _REFUSED or domain != ("com.microsoft" if op in _MICROSOFT else ""):
         return None
     cls = onnx_frontend._get_convert_map().get(op)
     return partial(_convert, cls) if cls else None
@@ -48,7 +52,7 @@ def _convert(cls: Any, node: Node) -> list[Any]:
     from tvm.relax.frontend.onnx.onnx_frontend import onnx_input
 
     inputs = onnx_input(node.exprs())
-    attrs = dict(node.attrs)
+    attrs = {k: v.encode() if isinstance(v, str) else v for k, v in node.attrs.items()}
     attrs["tvm_custom"] = {"name": node.name, "num_outputs": len(node.outputs)}
     method = cls.get_converter(node.opset)
     result = method(node.builder, inputs, attrs, [{}, {}])

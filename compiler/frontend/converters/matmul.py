@@ -1,0 +1,49 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+
+from compiler.frontend.converters.registry import converter
+from compiler.frontend.node import Node
+
+
+@converter("MatMul")
+def matmul(node: Node) -> relax.Expr:
+    return relax.op.matmul(node[0], node[1])
+
+
+def transposed(node: Node, index: int) -> relax.Expr:
+    """The transpose of a matrix input; of a constant it is taken now."""
+    if node.is_const(index):
+        return node.make_constant(np.ascontiguousarray(node.inputs[index].T))
+    return node.emit(relax.op.permute_dims(node[index], [1, 0]))
+
+
+@converter("Gemm")
+def gemm(node: Node) -> relax.Expr:
+    dtype = node.dtype(0)
+    alpha, beta = node.attr("alpha", 1.0), node.attr("beta", 1.0)
+    left = transposed(node, 0) if node.attr("transA", 0) else node[0]
+    right = transposed(node, 1) if node.attr("transB", 0) else node[1]
+    result = relax.op.matmul(left, right)
+    if alpha != 1.0:
+        result = _scaled(node, result, alpha, dtype)
+    if node.has(2) and beta != 0.0:
+        bias = node[2]
+        if beta != 1.0:
+            if node.is_const(2):
+                scaled = node.inputs[2] * np.asarray(beta, node.inputs[2].dtype)
+                bias = node.make_constant(scaled.astype(node.inputs[2].dtype))
+            else:
+                bias = _scaled(node, bias, beta, dtype)
+        result = relax.op.add(result, bias)
+    return result
+
+
+def _scaled(node: Node, x: relax.Expr, factor: float, dtype: str) -> relax.Expr:
+    if dtype.startswith("float"):
+        return relax.op.multiply(x, node.scalar(factor, dtype))
+    wide = relax.op.multiply(relax.op.astype(x, "float64"), node.scalar(factor, "float64"))
+    return relax.op.astype(wide, dtype)
