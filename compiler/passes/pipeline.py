@@ -6,6 +6,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes.aliases import ALIAS_OPS
+from compiler.passes.fold_constants import fold_constants
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.target import Target
@@ -16,19 +17,18 @@ def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     simplify = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
-        relax.transform.FoldConstant(),
-        relax.transform.DeadCodeElimination(),
     ]
     fuse = [
+        relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(skip_ops=list(ALIAS_OPS)),
         relax.transform.AnnotateTIROpPattern(),
-        relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
     ]
     with tvm.target.Target(target.tvm()):
         module = tvm.ir.transform.Sequential(simplify)(module)
+        module = fold_constants(module)
         module = pack_convolutions(module, target)
         module = pack_matmuls(module, target)
         return tvm.ir.transform.Sequential(fuse)(module)
