@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from compiler.api import BuildResult, build
+    from compiler.errors import EdgeccError
     from compiler.runtime.loader import Model
 
 __version__ = "0.1.0"
+__all__ = ["BuildResult", "EdgeccError", "build", "load"]
 
 
 def load(path: str | Path, threads: int = 0) -> Model:
@@ -23,3 +26,16 @@ def load(path: str | Path, threads: int = 0) -> Model:
     from compiler.runtime.loader import Model
 
     return Model(path, threads)
+
+
+def __getattr__(name: str) -> Any:
+    """`import compiler` stays instant; what it offers is imported at first use."""
+    if name in ("build", "BuildResult"):
+        from compiler import api
+
+        return getattr(api, name)
+    if name == "EdgeccError":
+        from compiler.errors import EdgeccError
+
+        return EdgeccError
+    raise AttributeError(f"module 'compiler' has no attribute '{name}'")

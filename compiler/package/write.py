@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ def write_package(
     model_sha256: str = "",
     quantization: Mapping[str, Quantization] | None = None,
     extra: Mapping[str, Any] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Links the program and writes the package folder.
 
@@ -148,6 +149,8 @@ def write_package(
         model_sha256: of the model file.
         quantization: of quantized inputs and outputs, by name.
         extra: further entries of manifest.json (recipe, calibration digest, ...).
+        check: called with the finished folder before it moves to its place; an exception of it
+            leaves nothing behind.
     Returns:
         The package folder.
     Raises:
@@ -164,6 +167,8 @@ def write_package(
         folder.mkdir()
         work.mkdir()
         _fill(folder, work, program, target, golden, model_sha256, quantization or {}, extra or {})
+        if check is not None:
+            check(folder)
         _replace(folder, out_dir)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -1,0 +1,217 @@
+"""``compiler.build``: from a model file to a verified package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.errors import EdgeccError
+from compiler.target import Target, load_target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from compiler.frontend import ImportedModel
+    from compiler.package.verify import Verification
+    from compiler.program import Program
+
+Progress = Callable[[str, int, int], None]
+_DATA = Path(__file__).parent / "data"
+DIGITS = _DATA / "digits.onnx"
+_QUANTIZATIONS = ("none",)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What was built.
+
+    Args:
+        path: the package folder.
+        target: what it was built for.
+        manifest: the content of manifest.json.
+        receipt: the content of receipt.json.
+        library_bytes: size of the shared library.
+        verification: None when it was not asked for.
+        seconds: wall time of the whole build.
+    """
+
+    path: Path
+    target: Target
+    manifest: dict[str, Any]
+    receipt: dict[str, Any]
+    library_bytes: int
+    verification: Verification | None
+    seconds: float
+
+
+def build(
+    model: str | Path,
+    target: str | Path | Target = "host",
+    output: str | Path | None = None,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    consts: Mapping[str, np.ndarray] | None = None,
+    quantize: str = "none",
+    strict: bool = False,
+    verify: bool = True,
+    progress: Progress = lambda stage, done, total: None,
+) -> BuildResult:
+    """Compiles an ONNX model into a package.
+
+    Args:
+        model: the .onnx file.
+        target: a Target, the name of one, or a TOML file.
+        output: the package folder; default build/<model>-<target>.
+        shapes: extents of inputs whose shape the file leaves open, by input name.
+        consts: values of inputs that are compiled in, by input name.
+        quantize: "none".
+        strict: an operator without a schedule template is an error.
+        verify: make golden data and run them through the library, under emulation if need be.
+        progress: called with (stage, done, total).
+
+    Raises:
+        EdgeccError: the model, the target or the output folder is at fault, or the library does
+            not compute what the reference computes; then nothing is left behind.
+    """
+    started = time.monotonic()
+    if quantize not in _QUANTIZATIONS:
+        raise EdgeccError(
+            f"--quantize {quantize}: not available, models are built in their own precision",
+            "give --quantize none, or leave it out",
+        )
+    model = Path(model)
+    chosen = target if isinstance(target, Target) else load_target(target)
+    if output is not None:
+        check_writable(Path(output))
+
+    # These import TVM and ONNX, which take a second: only once the arguments are known to be good.
+    from compiler.codegen import compile_module
+    from compiler.frontend import import_model
+    from compiler.package import write_package
+    from compiler.passes import optimize
+
+    progress("import", 0, 1)
+    imported = import_model(model, dict(shapes or {}), dict(consts or {}))
+    out_dir = Path(output) if output else default_output(imported.name, chosen)
+    check_writable(out_dir)
+    golden = None
+    if verify:
+        from compiler.golden import make_golden
+
+        progress("reference outputs", 0, 1)
+        golden = make_golden(
+            model, imported.inputs, imported.outputs, consts or {}, _samples(imported)
+        )
+    progress("optimize", 0, 1)
+    optimized = optimize(imported.module, chosen)
+    program = compile_module(
+        optimized, chosen, imported.name, imported.inputs, imported.outputs, progress
+    )
+    if strict:
+        _refuse_fallbacks(program)
+    progress("link", 0, 1)
+    verification: Verification | None = None
+
+    def check(folder: Path) -> None:
+        nonlocal verification
+        verification = _verify(folder, progress)
+
+    write_package(
+        program,
+        chosen,
+        out_dir,
+        golden=golden,
+        model_sha256=imported.sha256,
+        check=check if verify else None,
+    )
+    return _result(out_dir, chosen, verification, time.monotonic() - started)
+
+
+def default_output(model_name: str, target: Target) -> Path:
+    return Path("build") / f"{model_name}-{target.name}"
+
+
+def check_writable(out_dir: Path) -> None:
+    """Refuses an output folder before minutes of work go into it.
+
+    Raises:
+        EdgeccError: it is no folder, or none can be made there.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise EdgeccError(f"can't write {out_dir}: it is not a folder", "choose another -o")
+    parent = Path(os.path.abspath(out_dir)).parent
+    while not parent.exists() and not parent.is_symlink():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise EdgeccError(f"can't write {out_dir}: {parent} is not a folder", "choose another -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise EdgeccError(
+            f"can't write {out_dir}: no permission to write in {parent}", "choose another -o"
+        )
+
+
+def fallbacks(program: Program) -> list[str]:
+    """Labels of the operators that no schedule template took."""
+    return [
+        call.label
+        for call in program.calls
+        if call.report.get("template") == "serial" or call.report.get("fallback")
+    ]
+
+
+def _refuse_fallbacks(program: Program) -> None:
+    found = fallbacks(program)
+    if found:
+        names = ", ".join(dict.fromkeys(found))
+        raise EdgeccError(
+            f"--strict: no schedule template for {len(found)} of {len(program.calls)} operators: "
+            f"{names}",
+            "without --strict they run as plain loops; the receipt marks them",
+        )
+
+
+def _samples(imported: ImportedModel) -> Mapping[str, np.ndarray] | None:
+    """Real data, where the model is the one that is shipped with its calibration samples."""
+    if imported.sha256 != hashlib.sha256(DIGITS.read_bytes()).hexdigest():
+        return None
+    import numpy as np
+
+    with np.load(_DATA / "digits_calibration.npz", allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def _verify(folder: Path, progress: Progress) -> Verification:
+    """Proof before shipping: a package that fails it never reaches its place."""
+    from compiler.package.verify import verify_package
+
+    progress("verify", 0, 1)
+    verification = verify_package(folder)
+    progress("verify", 1, 1)
+    if verification.status == "failed":
+        raise EdgeccError(
+            f"the built library is wrong ({verification.how}): {verification.reason}",
+            "this is a bug of edgecc; --no-verify writes the package nevertheless, for a look",
+        )
+    return verification
+
+
+def _result(
+    out_dir: Path, target: Target, verification: Verification | None, seconds: float
+) -> BuildResult:
+    from compiler.package import open_package
+
+    package = open_package(out_dir)
+    return BuildResult(
+        path=out_dir,
+        target=target,
+        manifest=package.manifest,
+        receipt=package.receipt(),
+        library_bytes=package.library.stat().st_size,
+        verification=verification,
+        seconds=seconds,
+    )

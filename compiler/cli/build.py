@@ -1,0 +1,130 @@
+"""``edgecc build [MODEL]``: ONNX to a verified package."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compiler.cli import console
+from compiler.cli.model import default_model, parse_consts, parse_shapes
+from compiler.cli.options import Debug, Json
+from compiler.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from compiler.api import BuildResult
+
+
+def build(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The ONNX file; default: [tool.edgecc] model of pyproject.toml, else the digit "
+            "classifier that comes with edgecc.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", metavar="NAME|FILE", help="See `edgecc targets`."),
+    ] = "host",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The package folder; default: build/MODEL-TARGET.",
+            show_default=False,
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=1x3x224x224",
+            help="Shape of an input that the model leaves open; repeatable.",
+        ),
+    ] = None,
+    const: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Value of an input that is compiled in: a number, a list 1,2,3 or a .npy file; "
+            "repeatable.",
+        ),
+    ] = None,
+    quantize: Annotated[str, typer.Option(metavar="none", help="Precision.")] = "none",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where an operator has no schedule template.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Make no golden data and do not run the library.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile an ONNX model into a package: library, header, manifest, golden data, receipt."""
+    from compiler import api
+
+    shapes, consts = parse_shapes(shape or []), parse_consts(const or [])
+    if model is None:
+        model, why = default_model()
+        console.note(f"model: {model} ({why})")
+    with Progress() as progress:
+        result = api.build(
+            model,
+            target,
+            output,
+            shapes=shapes,
+            consts=consts,
+            quantize=quantize,
+            strict=strict,
+            verify=not no_verify,
+            progress=progress,
+        )
+    if json:
+        console.result_json(as_json(result))
+    else:
+        _print(result)
+
+
+def as_json(result: BuildResult) -> dict[str, Any]:
+    return {
+        "path": str(result.path),
+        "target": result.target.name,
+        "library_bytes": result.library_bytes,
+        "arena_bytes": result.manifest["arena"]["nbytes"],
+        "weights_bytes": result.manifest["weights_bytes"],
+        "operators": result.manifest["n_operators"],
+        "macs": result.receipt["macs"],
+        "work": result.receipt["summary"].get("template", {}),
+        "verification": dataclasses.asdict(result.verification) if result.verification else None,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _print(result: BuildResult) -> None:
+    manifest, receipt = result.manifest, result.receipt
+    work = receipt["summary"].get("template", {})
+    shares = sorted(work.items(), key=lambda item: -item[1])
+    verification = str(result.verification) if result.verification else "not asked for"
+    console.pairs(
+        [
+            ("package", str(result.path)),
+            ("target", f"{result.target.name}: {result.target.description}"),
+            ("library", f"{manifest['library']}, {console.size(result.library_bytes)}"),
+            ("weights", console.size(manifest["weights_bytes"])),
+            ("arena", console.size(manifest["arena"]["nbytes"])),
+            (
+                "operators",
+                f"{manifest['n_operators']}, {console.count(receipt['macs'])} multiply-accumulates",
+            ),
+            ("work", ", ".join(f"{name} {console.percent(share)}" for name, share in shares)),
+            ("verification", verification.removeprefix("verification ")),
+        ]
+    )
+    if result.verification and result.verification.status == "skipped":
+        console.warning_line("the package was not verified on its target")

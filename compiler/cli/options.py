@@ -1,0 +1,30 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEBUG = "edgecc.debug"  # key of the context's meta
+
+
+def _set_debug(ctx: typer.Context, value: bool) -> bool:
+    if value:
+        ctx.meta[DEBUG] = True
+    return value
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_set_debug, is_eager=True, help="Show tracebacks of errors."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Package = Annotated[
+    Path, typer.Argument(metavar="PACKAGE", help="The folder that `edgecc build` wrote.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=1024, help="Threads to use instead of the target's cores."),
+]

@@ -1,0 +1,96 @@
+"""``edgecc profile PACKAGE``: where the time goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compiler.cli import console
+from compiler.cli.bench import refuse_foreign
+from compiler.cli.options import Debug, Json, Package, Threads
+from compiler.target import Target, load_target
+
+if TYPE_CHECKING:
+    from compiler.runtime.timing import OperatorTime
+
+
+def profile(
+    package: Package,
+    threads: Threads = None,
+    runs: Annotated[int, typer.Option(min=1, max=100000, help="Runs to take medians of.")] = 20,
+    emulate: Annotated[
+        bool,
+        typer.Option("--emulate", help="Time a foreign target under its emulator all the same."),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time every operator of a package: milliseconds, share, GFLOPS, part of the peak."""
+    from compiler.package import open_package
+    from compiler.package.verify import golden_inputs
+
+    opened = open_package(package)
+    inputs = golden_inputs(opened)
+    emulator = refuse_foreign(opened, emulate)
+    if emulator:
+        from compiler.package.runner import Runner
+
+        used = threads or opened.manifest["target"]["cores"]
+        times = Runner(opened).profile(inputs, runs=min(runs, 5), threads=used)
+    else:
+        import compiler
+
+        with compiler.load(package, threads or 0) as model:
+            times = model.profile(inputs, runs=runs)
+            used = model.threads
+    templates = [row.get("template", "") for row in opened.receipt()["operators"]]
+    peak = peak_gflops(opened.manifest["target"], used)
+    if json:
+        rows = [
+            {**dataclasses.asdict(t), "gflops": t.gflops, "template": name}
+            for t, name in zip(times, templates, strict=True)
+        ]
+        report = {"threads": used, "peak_gflops": peak, "emulator": emulator, "operators": rows}
+        console.result_json(report)
+        return
+    _print(times, templates, peak, used)
+
+
+def peak_gflops(target: dict, threads: int) -> float | None:
+    """Float32 peak of the package's target with that many threads.
+
+    None where the target's description is not at hand (a user's own file).
+    """
+    from compiler.errors import EdgeccError
+
+    try:
+        known: Target = load_target(target["name"])
+    except EdgeccError:
+        return None
+    return known.peak_gflops() * min(threads, known.cores)
+
+
+def _print(
+    times: list[OperatorTime], templates: list[str], peak: float | None, threads: int
+) -> None:
+    def row(index: str, label: str, template: str, ms: float, share: float, macs: int) -> tuple:
+        gflops = 2 * macs / (ms * 1e6) if ms > 0 and macs else 0.0
+        rate = f"{gflops:.2f}" if macs else ""
+        of_peak = console.percent(gflops / peak) if macs and peak else ""
+        return (index, label, template, f"{ms:.4f}", console.percent(share), rate, of_peak)
+
+    rows = [
+        row(str(t.index), t.label, template, t.ms, t.share, t.macs)
+        for t, template in zip(times, templates, strict=True)
+    ]
+    total_ms, total_macs = sum(t.ms for t in times), sum(t.macs for t in times)
+    rows.append(row("", "total", "", total_ms, 1.0, total_macs))
+    console.table(
+        ("#", "OPERATOR", "TEMPLATE", "MS", "SHARE", "GFLOPS", "OF PEAK"),
+        rows,
+        right=(0, 3, 4, 5, 6),
+    )
+    if peak:
+        console.note(f"peak: {peak:.1f} GFLOPS with {threads} threads")
