@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -33,23 +34,23 @@ def make_golden(
         EdgeccError: no reference can run the model on any of the inputs tried; the message gives
             its last words.
     """
+    given = _typed(model, consts)
     problem = ""
     for run, reference in _references(model):
+        finished = False
         for candidate in _candidates(inputs, samples):
             try:
-                results = run({**candidate, **_typed(model, consts)}, [t.name for t in outputs])
-                arrays = {
-                    tensor.name: _as_declared(value, tensor)
-                    for tensor, value in zip(outputs, results, strict=True)
-                }
-            except EdgeccError:
-                raise
+                results = run({**candidate, **given}, [tensor.name for tensor in outputs])
             except Exception as error:  # whatever a foreign runtime raises
                 problem = (str(error).strip() or type(error).__name__).splitlines()[0]
                 continue
+            finished = True
+            arrays = _named(model, outputs, results)
             if all(_finite(value) for value in arrays.values()):
                 return Golden(candidate, arrays, reference)
-            problem = "its outputs are not finite"
+            problem = f"{reference} computes infinities or NaN from every input tried"
+        if finished:  # another runtime would say the same, slowly
+            break
     raise EdgeccError(
         f"{model}: no reference outputs for verification: {problem}",
         "--no-verify builds without them",
@@ -105,10 +106,8 @@ def _candidates(
 
 
 def _references(model: Path) -> Iterator[tuple]:
-    try:
+    with contextlib.suppress(Exception):  # not installed, or an operator that it does not know
         yield _onnxruntime(model), "ONNX Runtime " + metadata.version("onnxruntime")
-    except Exception:  # not installed, or an operator or opset that it does not know
-        pass
     yield _onnx_reference(model), "onnx.reference " + metadata.version("onnx")
 
 
@@ -157,14 +156,17 @@ def _typed(model: Path, consts: Mapping[str, np.ndarray]) -> Arrays:
     }
 
 
-def _as_declared(value: object, tensor: TensorInfo) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype != np.dtype(tensor.dtype) or array.shape != tensor.shape:
-        raise ValueError(
-            f"output '{tensor.name}' is {array.dtype}{list(array.shape)}, "
-            f"not {tensor.dtype}{list(tensor.shape)}"
-        )
-    return array
+def _named(model: Path, outputs: tuple[TensorInfo, ...], results: list) -> Arrays:
+    arrays = {}
+    for tensor, value in zip(outputs, results, strict=True):
+        array = np.asarray(value)
+        if array.dtype != np.dtype(tensor.dtype) or array.shape != tensor.shape:
+            raise EdgeccError(
+                f"{model}: output '{tensor.name}' was imported as {tensor.dtype} {tensor.shape}, "
+                f"the reference makes {array.dtype} {array.shape}"
+            )
+        arrays[tensor.name] = array
+    return arrays
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -186,15 +187,7 @@ def _folder() -> Path:
 
 def _find(text: str) -> Path:
     if text.endswith(".toml") or os.sep in text:
-        path = Path(text)
-        if path.exists() and not path.is_file():
-            raise EdgeccError(f"target {text}: is a folder or device, not a TOML file")
-        if not path.exists():
-            raise EdgeccError(
-                f"target file {text}: no such file",
-                "shipped targets go by name, without folder or .toml: " + ", ".join(names()),
-            )
-        return path
+        return _find_file(text)
     if text in names():
         return _folder() / f"{text}.toml"
     close = difflib.get_close_matches(text, names(), n=1, cutoff=0.5)
@@ -205,6 +198,24 @@ def _find(text: str) -> Path:
         f"unknown target '{text}'",
         f"{question}known targets: {', '.join(names())}; or give a file: ./my_board.toml",
     )
+
+
+def _find_file(text: str) -> Path:
+    path = Path(text)
+    if "\0" in text:
+        raise EdgeccError(f"target file {text!r}: a path can't hold a zero byte")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise EdgeccError(
+            f"target file {text}: no such file",
+            "shipped targets go by name, without folder or .toml: " + ", ".join(names()),
+        ) from None
+    except OSError as error:
+        raise EdgeccError(f"target file {text}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise EdgeccError(f"target file {text}: is a folder or device, not a TOML file")
+    return path
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
