@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
 from compiler.passes.approximate_math import ApproximateMath
 from compiler.target import Target
 
@@ -110,6 +111,8 @@ def _loop_passes() -> tvm.ir.transform.Pass:
             tirx.transform.FlattenBuffer(),
             tirx.transform.BF16ComputeLegalize(),
             tirx.transform.NarrowDataType(32),
+            VectorizeAnnotatedLoops(),
+            tirx.transform.ConvertSSA(),
             s_tir.transform.LoopPartition(),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),

@@ -1,0 +1,144 @@
+"""Strip-mine the loops that schedules ask to vectorise, after blocks are lowered.
+
+Schedules leave loops whole and annotate them; the extent is seldom a multiple of the vector width,
+and a guard inside a vector loop would make it scalar. Here a loop becomes a main loop of full
+vectors, then one narrower vector for what is left:
+
+    before:  for i in range(1003, annotations={"edgecc.vectorize": 16}): B[i] = A[i] + 1
+    after:   for o in range(62):
+                 for i in vectorized(16): B[o * 16 + i] = A[o * 16 + i] + 1
+             for i in vectorized(8): B[992 + i] = ...
+             for i in vectorized(3): B[1000 + i] = ...
+
+Where the body asks for the position in the loop (padding, concatenation), the loop is first cut
+at the positions where an answer changes, so that no vector sees a condition.
+"""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from compiler.codegen import vector_reductions
+from compiler.codegen.loop_segments import positions_of_change, simplified, substituted
+
+# Elements in one step of the loop: lanes times the vectors that are in flight together.
+VECTORIZE = "edgecc.vectorize"
+# The same for a reduction into one element; becomes vector accumulators.
+REDUCE = "edgecc.reduce"
+# With VECTORIZE: how many tasks the loop's full vectors are divided into.
+TASKS = "edgecc.tasks"
+# With VECTORIZE or REDUCE: elements of one hardware vector.
+LANES = "edgecc.lanes"
+
+
+def vectorize_annotated_loops(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Rewrite every annotated loop; run between FlattenBuffer and VectorizeLoop."""
+
+    def visit(loop: tirx.For, mutator: tvm_ffi.StructuralMutator) -> tirx.Stmt:
+        loop = mutator.default_mutate(loop)
+        annotations = {key: int(value) for key, value in loop.annotations.items() if key in _KEYS}
+        if not annotations:
+            return loop
+        plain = {k: v for k, v in loop.annotations.items() if k not in _KEYS}
+        loop = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, loop.body, None, plain)
+        if not isinstance(loop.extent, tirx.IntImm) or not isinstance(loop.min, tirx.IntImm):
+            return loop
+        if REDUCE in annotations:
+            lanes = annotations.get(LANES, annotations[REDUCE])
+            reduction = vector_reductions.match(loop)
+            if reduction is None:
+                return loop
+            return vector_reductions.rewrite(reduction, annotations[REDUCE], lanes)
+        return strip_mine(loop, annotations)
+
+    return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.For, visit)]))
+
+
+_KEYS = (VECTORIZE, REDUCE, TASKS, LANES)
+
+
+def VectorizeAnnotatedLoops() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
+    """``vectorize_annotated_loops`` as a TVM pass over all PrimFuncs of a module."""
+
+    def transform(
+        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
+    ) -> tirx.PrimFunc:
+        return vectorize_annotated_loops(func)
+
+    return tirx.transform.prim_func_pass(
+        transform, opt_level=0, name="VectorizeAnnotatedLoops"
+    )
+
+
+def strip_mine(loop: tirx.For, annotations: dict[str, int]) -> tirx.Stmt:
+    """The loop as full vectors and rests, for each stretch with constant conditions."""
+    start, extent = int(loop.min), int(loop.extent)
+    cuts = positions_of_change(loop.body, loop.loop_var, start, start + extent)
+    bounds = [start, *cuts, start + extent]
+    width = annotations[VECTORIZE]
+    lanes = annotations.get(LANES, width)
+    tasks = annotations.get(TASKS, 1) if len(bounds) == 2 else 1
+    statements: list[tirx.Stmt] = []
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        statements += _stretch(loop, low, high, width, lanes, tasks)
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+
+
+def _stretch(
+    loop: tirx.For, low: int, high: int, width: int, lanes: int, tasks: int
+) -> list[tirx.Stmt]:
+    statements: list[tirx.Stmt] = []
+    if tasks > 1 and (high - low) // width >= tasks:
+        chunk = (high - low) // width // tasks
+        statements.append(_parallel_vectors(loop, low, tasks, chunk, width))
+        low += tasks * chunk * width
+    if high - low >= width:
+        count = (high - low) // width
+        statements.append(_vectors(loop, low, count, width))
+        low += count * width
+    if lanes < width and high - low > lanes:
+        full = (high - low) // lanes * lanes
+        statements.append(_vectors(loop, low, 1, full))
+        low += full
+    if high > low:
+        statements.append(_vectors(loop, low, 1, high - low))
+    return statements
+
+
+def _vectors(loop: tirx.For, low: int, count: int, width: int) -> tirx.Stmt:
+    """``count`` vectors of ``width`` elements from position ``low`` on."""
+    outer, inner = _fresh(loop.loop_var, "o"), _fresh(loop.loop_var, "i")
+    if width == 1:
+        inner_value: tirx.PrimExpr = tirx.IntImm(str(loop.loop_var.ty.dtype), 0)
+    else:
+        inner_value = inner
+    position = inner_value + low if count == 1 else outer * width + inner_value + low
+    body = substituted(loop.body, loop.loop_var, position)
+    ranges = {inner: width, outer: count}
+    body = simplified(body, ranges)
+    if width > 1:
+        body = _loop(inner, width, tirx.ForKind.VECTORIZED, body)
+    return body if count == 1 else _loop(outer, count, tirx.ForKind.SERIAL, body)
+
+
+def _parallel_vectors(
+    loop: tirx.For, low: int, tasks: int, chunk: int, width: int
+) -> tirx.Stmt:
+    task, outer, inner = (_fresh(loop.loop_var, suffix) for suffix in ("t", "o", "i"))
+    position = (task * chunk + outer) * width + inner + low
+    body = substituted(loop.body, loop.loop_var, position)
+    body = simplified(body, {task: tasks, outer: chunk, inner: width})
+    body = _loop(inner, width, tirx.ForKind.VECTORIZED, body)
+    body = _loop(outer, chunk, tirx.ForKind.SERIAL, body)
+    return _loop(task, tasks, tirx.ForKind.PARALLEL, body)
+
+
+def _fresh(var: tirx.Var, suffix: str) -> tirx.Var:
+    return tirx.Var(f"{var.name}_{suffix}", var.ty)
+
+
+def _loop(var: tirx.Var, extent: int, kind: int, body: tirx.Stmt) -> tirx.For:
+    dtype = str(var.ty.dtype)
+    return tirx.For(var, tirx.IntImm(dtype, 0), tirx.IntImm(dtype, extent), kind, body)
