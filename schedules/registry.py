@@ -7,22 +7,52 @@ from collections.abc import Callable
 from tvm import s_tir, tirx
 
 from compiler.target import Target
-from schedules import conv2d, depthwise, matmul
+from schedules import (
+    conv2d,
+    depthwise,
+    elementwise,
+    generic,
+    matmul,
+    normalization,
+    pooling,
+    reduction,
+    softmax,
+)
 
 Template = Callable[[s_tir.Schedule, Target], "dict[str, str] | None"]
 
 TEMPLATES: tuple[Template, ...] = (conv2d.apply, depthwise.apply, matmul.apply)
+# Families that promise nothing: where a step fails on an unusual function, the next one is tried.
+FAMILIES: tuple[Template, ...] = (
+    elementwise.apply,
+    softmax.apply,
+    normalization.apply,
+    pooling.apply,
+    reduction.apply,
+    generic.apply,
+)
 
 
 def apply(func: tirx.PrimFunc, target: Target) -> tuple[tirx.PrimFunc, dict[str, str]]:
     """Schedule a function with the first template that takes it.
 
     A template gets a fresh schedule and returns a report ({"template": ..., "decision": ...}), or
-    None where the function is not of its family.
+    None where the function is not of its family. "serial" in the report names the blocks that run
+    as plain loops.
     """
     for template in TEMPLATES:
         schedule = s_tir.Schedule(func)
         report = template(schedule, target)
         if report is not None:
             return schedule.mod["main"], report
-    return func, {"template": "serial"}
+    reason = ""
+    for template in FAMILIES:
+        try:
+            schedule = s_tir.Schedule(func)
+            report = template(schedule, target)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            continue
+        if report is not None:
+            return schedule.mod["main"], report
+    return func, {"template": "serial", "serial": "all", "reason": reason}

@@ -16,9 +16,12 @@ at the positions where an answer changes, so that no vector sees a condition.
 
 from __future__ import annotations
 
+import math
+
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 
 from compiler.codegen import vector_reductions
 from compiler.codegen.loop_segments import positions_of_change, simplified, substituted
@@ -29,6 +32,8 @@ VECTORIZE = "edgecc.vectorize"
 REDUCE = "edgecc.reduce"
 # With VECTORIZE: how many tasks the loop's full vectors are divided into.
 TASKS = "edgecc.tasks"
+# Only cut the loop where conditions change, into serial stretches.
+CUT = "edgecc.cut"
 # With VECTORIZE or REDUCE: elements of one hardware vector.
 LANES = "edgecc.lanes"
 
@@ -51,12 +56,12 @@ def vectorize_annotated_loops(func: tirx.PrimFunc) -> tirx.PrimFunc:
             if reduction is None:
                 return loop
             return vector_reductions.rewrite(reduction, annotations[REDUCE], lanes)
-        return strip_mine(loop, annotations)
+        return strip_mine(loop, annotations) if VECTORIZE in annotations else _cut(loop)
 
     return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.For, visit)]))
 
 
-_KEYS = (VECTORIZE, REDUCE, TASKS, LANES)
+_KEYS = (VECTORIZE, REDUCE, TASKS, CUT, LANES)
 
 
 def VectorizeAnnotatedLoops() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
@@ -84,6 +89,18 @@ def strip_mine(loop: tirx.For, annotations: dict[str, int]) -> tirx.Stmt:
     for low, high in zip(bounds, bounds[1:], strict=False):
         statements += _stretch(loop, low, high, width, lanes, tasks)
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+
+
+def _cut(loop: tirx.For) -> tirx.Stmt:
+    """The loop as serial loops with constant conditions each."""
+    start, extent = int(loop.min), int(loop.extent)
+    cuts = positions_of_change(loop.body, loop.loop_var, start, start + extent)
+    bounds = [start, *cuts, start + extent]
+    if not cuts:
+        return loop
+    return tirx.SeqStmt(
+        [_vectors(loop, a, b - a, 1) for a, b in zip(bounds, bounds[1:], strict=False)]
+    )
 
 
 def _stretch(
@@ -119,6 +136,7 @@ def _vectors(loop: tirx.For, low: int, count: int, width: int) -> tirx.Stmt:
     ranges = {inner: width, outer: count}
     body = simplified(body, ranges)
     if width > 1:
+        body = private_per_lane(body, inner, width)
         body = _loop(inner, width, tirx.ForKind.VECTORIZED, body)
     return body if count == 1 else _loop(outer, count, tirx.ForKind.SERIAL, body)
 
@@ -130,9 +148,46 @@ def _parallel_vectors(
     position = (task * chunk + outer) * width + inner + low
     body = substituted(loop.body, loop.loop_var, position)
     body = simplified(body, {task: tasks, outer: chunk, inner: width})
+    body = private_per_lane(body, inner, width)
     body = _loop(inner, width, tirx.ForKind.VECTORIZED, body)
     body = _loop(outer, chunk, tirx.ForKind.SERIAL, body)
     return _loop(task, tasks, tirx.ForKind.PARALLEL, body)
+
+
+def private_per_lane(body: tirx.Stmt, lane: tirx.Var, width: int) -> tirx.Stmt:
+    """Give each lane its own copy of the buffers that the loop body allocates.
+
+    Element i of lane l becomes element ``i * width + l``: the lanes of one element are one vector.
+    """
+    wide: dict[tirx.Var, tirx.Var] = {}
+
+    def allocate(stmt: tirx.AllocBuffer) -> tirx.AllocBuffer:
+        buffer = stmt.buffer
+        size = math.prod(int(d) for d in buffer.ty.shape) * width
+        scope = buffer.ty.scope if hasattr(buffer.ty, "scope") else "local"
+        name, dtype = buffer.name, str(buffer.ty.dtype)
+        if buffer not in wide:
+            wide[buffer] = tirx.decl_buffer((size,), dtype, name=name, scope=scope or "global")
+        return tirx.AllocBuffer(wide[buffer])
+
+    body = tvm_ffi.structural_map(body, [(tirx.AllocBuffer, allocate)])
+    if not wide:
+        return body
+
+    def load(access: TensorLoad, mutator: tvm_ffi.StructuralMutator) -> tirx.PrimExpr:
+        if access.source in wide:
+            index = mutator.mutate(access.indices[0])
+            return tirx.BufferLoad(wide[access.source], [index * width + lane])
+        return mutator.default_mutate(access)
+
+    def store(stmt: tirx.BufferStore, mutator: tvm_ffi.StructuralMutator) -> tirx.Stmt:
+        if stmt.buffer in wide:
+            index = mutator.mutate(stmt.indices[0])
+            value = mutator.mutate(stmt.value)
+            return tirx.BufferStore(wide[stmt.buffer], value, [index * width + lane])
+        return mutator.default_mutate(stmt)
+
+    return tvm_ffi.structural_mutate(body, [(TensorLoad, load), (tirx.BufferStore, store)])
 
 
 def _fresh(var: tirx.Var, suffix: str) -> tirx.Var:
