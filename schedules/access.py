@@ -203,7 +203,7 @@ def element_bits(sch: Schedule, block: Block) -> int:
     """Bits of the widest element that a block reads, stores or computes with (at most 64)."""
     bits = [8]
 
-    def see(value: object) -> None:
+    def see(value: tirx.PrimExpr) -> None:
         dtype = tvm.DataType(str(value.ty.dtype))
         bits.append(dtype.bits)
 

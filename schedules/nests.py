@@ -116,9 +116,7 @@ def _collapsible(axes: list[Axis], vector: Axis) -> list[Axis]:
         inner = group[0] if group[0].extent > 1 else vector
         if axis.tested or any(a.tested for a in group) or axis.reduces != vector.reduces:
             break
-        strides = zip(
-            (*axis.loads, *axis.stores), (*vector.loads, *vector.stores), strict=True
-        )
+        strides = zip((*axis.loads, *axis.stores), (*vector.loads, *vector.stores), strict=True)
         if not all(o is not None and i is not None and o == i * extent for o, i in strides):
             break
         if axes.index(inner) - axes.index(axis) != 1 and any(

@@ -16,6 +16,7 @@ at the positions where an answer changes, so that no vector sees a condition.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import tvm
@@ -72,9 +73,7 @@ def VectorizeAnnotatedLoops() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pas
     ) -> tirx.PrimFunc:
         return vectorize_annotated_loops(func)
 
-    return tirx.transform.prim_func_pass(
-        transform, opt_level=0, name="VectorizeAnnotatedLoops"
-    )
+    return tirx.transform.prim_func_pass(transform, opt_level=0, name="VectorizeAnnotatedLoops")
 
 
 def strip_mine(loop: tirx.For, annotations: dict[str, int]) -> tirx.Stmt:
@@ -86,7 +85,7 @@ def strip_mine(loop: tirx.For, annotations: dict[str, int]) -> tirx.Stmt:
     lanes = annotations.get(LANES, width)
     tasks = annotations.get(TASKS, 1) if len(bounds) == 2 else 1
     statements: list[tirx.Stmt] = []
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in itertools.pairwise(bounds):
         statements += _stretch(loop, low, high, width, lanes, tasks)
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
@@ -98,9 +97,7 @@ def _cut(loop: tirx.For) -> tirx.Stmt:
     bounds = [start, *cuts, start + extent]
     if not cuts:
         return loop
-    return tirx.SeqStmt(
-        [_vectors(loop, a, b - a, 1) for a, b in zip(bounds, bounds[1:], strict=False)]
-    )
+    return tirx.SeqStmt([_vectors(loop, a, b - a, 1) for a, b in itertools.pairwise(bounds)])
 
 
 def _stretch(
@@ -141,9 +138,7 @@ def _vectors(loop: tirx.For, low: int, count: int, width: int) -> tirx.Stmt:
     return body if count == 1 else _loop(outer, count, tirx.ForKind.SERIAL, body)
 
 
-def _parallel_vectors(
-    loop: tirx.For, low: int, tasks: int, chunk: int, width: int
-) -> tirx.Stmt:
+def _parallel_vectors(loop: tirx.For, low: int, tasks: int, chunk: int, width: int) -> tirx.Stmt:
     task, outer, inner = (_fresh(loop.loop_var, suffix) for suffix in ("t", "o", "i"))
     position = (task * chunk + outer) * width + inner + low
     body = substituted(loop.body, loop.loop_var, position)

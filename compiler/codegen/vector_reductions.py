@@ -14,6 +14,7 @@ The accumulator is four or so hardware registers, so that the additions do not w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def rewrite(reduction: Reduction, width: int, lanes: int) -> tirx.Stmt:
     for term, accumulator in zip(reduction.terms, accumulators, strict=True):
         statements.append(_vector(width, _initialise(term, accumulator)))
     bounds = [start, *cuts, start + extent]
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in itertools.pairwise(bounds):
         count = (high - low) // width
         if count:
             statements.append(_step(reduction, accumulators, low, count, width))
