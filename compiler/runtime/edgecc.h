@@ -24,7 +24,7 @@ typedef enum edgecc_status {
   EDGECC_ERROR_ALIGNMENT = 4, /**< data or arena is not aligned */
   EDGECC_ERROR_OVERLAP = 5,   /**< an output overlaps an input, another output or the arena */
   EDGECC_ERROR_MEMORY = 6,    /**< init could not allocate */
-  EDGECC_ERROR_BUSY = 7,      /**< another thread is running this very state */
+  EDGECC_ERROR_BUSY = 7,      /**< another thread is running this state; its error text stays */
   EDGECC_ERROR_CPU = 8,       /**< this CPU lacks an instruction set the library was built for */
   EDGECC_ERROR_OPERATOR = 9   /**< an operator of the model failed */
 } edgecc_status;

@@ -206,7 +206,7 @@ int edgecc_init(edgecc_state *state, void *arena, int threads) {
   if (edgecc_pool_open(self->threads)) {
     free(self->owned);
     self->owned = NULL;
-    return fail(self, EDGECC_ERROR_MEMORY, "can't allocate the workers' memory");
+    return fail(self, EDGECC_ERROR_MEMORY, "can't allocate what the threads need");
   }
   self->magic = MAGIC;
   return EDGECC_OK;

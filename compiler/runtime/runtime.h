@@ -42,7 +42,7 @@ extern const char *edgecc_missing_cpu_feature(void); /* NULL when this CPU has a
 /* threads.c */
 extern void edgecc_set_context(edgecc_context *context); /* NULL to clear */
 extern int edgecc_resolve_threads(int asked);
-extern int edgecc_pool_open(int threads);   /* 0, or -1 when workers' scratch can't be had */
+extern int edgecc_pool_open(int threads);   /* 0, or -1 when memory or a thread key can't be had */
 extern int edgecc_pool_resize(int threads); /* as open, without a new user */
 extern void edgecc_pool_close(void);
 extern void edgecc_pool_after_fork(void);

@@ -57,11 +57,8 @@ static struct {
   char message[EDGECC_MESSAGE_BYTES];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .worker_spin_us = 50, .caller_spin_us = 50};
 
+/* Exists while there are instances: a process has few keys, and may load many libraries. */
 static pthread_key_t context_key;
-
-__attribute__((constructor)) static void create_key(void) {
-  if (pthread_key_create(&context_key, NULL)) abort();
-}
 
 static edgecc_context *get_context(void) { return pthread_getspecific(context_key); }
 
@@ -279,7 +276,11 @@ void edgecc_pool_after_fork(void) {
 int edgecc_pool_open(int threads) {
   pthread_mutex_lock(&pool.lock);
   forget_workers_of_parent();
-  const int code = grow(threads);
+  int code = pool.users || !pthread_key_create(&context_key, NULL) ? 0 : -1;
+  if (!code && (code = grow(threads)) && !pool.users) {
+    stop_workers();
+    pthread_key_delete(context_key);
+  }
   if (!code) ++pool.users;
   pthread_mutex_unlock(&pool.lock);
   return code;
@@ -296,7 +297,10 @@ int edgecc_pool_resize(int threads) {
 void edgecc_pool_close(void) {
   pthread_mutex_lock(&pool.lock);
   forget_workers_of_parent();
-  if (--pool.users == 0) stop_workers();
+  if (--pool.users == 0) {
+    stop_workers();
+    pthread_key_delete(context_key);
+  }
   pthread_mutex_unlock(&pool.lock);
 }
 
@@ -307,7 +311,7 @@ void edgecc_pool_spin(uint32_t worker_us, uint32_t caller_us) {
 
 __attribute__((destructor)) static void unload(void) {
   if (pool.pid == getpid()) stop_workers();
-  pthread_key_delete(context_key);
+  if (pool.users) pthread_key_delete(context_key);
 }
 
 /* What kernels call. Their object code reads the pointers, as TVM's code generator wants it. */

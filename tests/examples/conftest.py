@@ -9,10 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from compiler.codegen import compile_module
-from compiler.frontend import import_model
-from compiler.package import Golden, write_package
-from compiler.passes import optimize
+import compiler
+from compiler.package import write_package
 from compiler.target import load_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,14 +30,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def build(name: str) -> Path:
         if name not in built:
-            target = load_target(name)
-            model = import_model(MODEL)
-            module = optimize(model.module, target)
-            program = compile_module(module, target, model.name, model.inputs, model.outputs)
-            image = np.load(ROOT / "compiler" / "data" / "digits_calibration.npz")["image"][:1]
-            golden = Golden({"image": image}, {"logits": expected(image)}, "onnxruntime")
             folder = tmp_path_factory.mktemp("digits") / f"digits-{name}"
-            built[name] = write_package(program, target, folder, golden=golden)
+            built[name] = compiler.build(MODEL, name, folder).path
         return built[name]
 
     return build

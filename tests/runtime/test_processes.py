@@ -87,3 +87,18 @@ for _ in range(5):
 print("ok")
 """
     assert run(source, toy) == "ok\n"
+
+
+def test_a_process_may_load_more_libraries_than_it_has_thread_keys(toy, tmp_path):
+    source = """
+import shutil
+for i in range(1100):  # glibc has 1,024 keys, and ctypes never unloads
+    copy = f"{sys.argv[2]}/lib{i}.so"
+    shutil.copy(f"{path}/libtoy.so", copy)
+    with compiler.load(copy, 1) as model:
+        ok = np.array_equal(model(x)[0], y)
+    os.unlink(copy)
+    assert ok
+print("ok")
+"""
+    assert run(source, toy, tmp_path) == "ok\n"
