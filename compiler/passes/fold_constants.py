@@ -81,7 +81,7 @@ EVALUATORS: dict[str, Evaluator] = {
 class _Folder(Rewriter):
     def __init__(self) -> None:
         super().__init__()
-        self.handlers |= {name: self._fold for name in (*EVALUATORS, "relax.divide")}
+        self.handlers |= dict.fromkeys((*EVALUATORS, "relax.divide"), self._fold)
 
     def _fold(self, call: relax.Call) -> relax.Expr | None:
         evaluate = EVALUATORS.get(call.op.name) or _division(call)

@@ -129,7 +129,7 @@ class _Packer(Rewriter):
         out_channels, in_channels = shape_of(weight)[:2]
         data = self.value(call.args[0])
         logical = data.shape if isinstance(data, Packed) else shape_of(data)
-        depthwise = in_channels == 1 and groups == out_channels == logical[1]
+        depthwise = groups > 1 and in_channels == 1 and groups == out_channels == logical[1]
         block = self.lanes
         if groups > 1 and not depthwise:
             block = math.gcd(block, out_channels // groups)

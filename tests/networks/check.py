@@ -1,0 +1,89 @@
+"""Build an ONNX model for a target, run it there and compare every output with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from compiler.codegen import compile_module
+from compiler.frontend import import_model
+from compiler.package import open_package, write_package
+from compiler.package.runner import CannotRunError, Runner
+from compiler.passes import optimize
+from compiler.program import Program, TensorInfo
+from compiler.target import Target, load_target
+
+
+def compile_onnx(path: Path, target: Target, **options) -> Program:
+    """A model file as a Program for the target."""
+    imported = import_model(path, **options)
+    module = optimize(imported.module, target)
+    return compile_module(module, target, imported.name, imported.inputs, imported.outputs)
+
+
+def random_inputs(inputs: tuple[TensorInfo, ...], seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded normal floats; zeros and ones for integers."""
+    rng = np.random.default_rng(seed)
+
+    def draw(info: TensorInfo) -> np.ndarray:
+        if info.dtype.startswith("float"):
+            return rng.standard_normal(info.shape).astype(info.dtype)
+        return rng.integers(0, 2, info.shape).astype(info.dtype)
+
+    return {info.name: draw(info) for info in inputs}
+
+
+def reference(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What ONNX Runtime computes."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options)
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def check(
+    model: onnx.ModelProto | Path,
+    target: str,
+    folder: Path,
+    tolerance: float = 1e-4,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    **options,
+) -> Program:
+    """Assert that the model's outputs on the target agree with ONNX Runtime's.
+
+    Args:
+        tolerance: largest difference over the largest magnitude, for each output.
+        options: of ``import_model``.
+    """
+    path = model if isinstance(model, Path) else folder / "model.onnx"
+    if not isinstance(model, Path):
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+    machine = load_target(target)
+    program = compile_onnx(path, machine, **options)
+    package = open_package(write_package(program, machine, folder / "package"))
+    try:
+        runner = Runner(package)
+    except CannotRunError as error:
+        pytest.skip(error.message)
+    inputs = inputs or random_inputs(program.inputs)
+    got = runner.run(inputs, threads=2)
+    for name, want in reference(path, inputs).items():
+        assert got[name].shape == want.shape, name
+        assert got[name].dtype == want.dtype, name
+        if want.size == 0:
+            continue
+        if want.dtype.kind != "f":
+            np.testing.assert_array_equal(got[name], want, err_msg=name)
+            continue
+        scale = max(float(np.abs(want).max()), 1e-6)
+        error = float(np.abs(got[name].astype(np.float64) - want).max()) / scale
+        assert error <= tolerance, f"{name}: relative error {error:.2e}"
+    return program
