@@ -163,10 +163,10 @@ def _step(
             ranges[lane] = width
         return simplified(statement, ranges)
 
-    vectors = _vector(width, body)
+    dtype = str(loop.loop_var.ty.dtype)
+    vectors = _vector(width, body, dtype)
     if count == 1:
         return vectors
-    dtype = str(loop.loop_var.ty.dtype)
     return tirx.For(
         outer, tirx.IntImm(dtype, 0), tirx.IntImm(dtype, count), tirx.ForKind.SERIAL, vectors
     )
@@ -191,9 +191,12 @@ def _fold(term: Term, accumulator: tirx.Var, width: int) -> list[tirx.Stmt]:
     return [*statements, tirx.BufferStore(store.buffer, total, store.indices)]
 
 
-def _vector(width: int, body: Callable[[tirx.PrimExpr], tirx.Stmt]) -> tirx.Stmt:
+def _vector(
+    width: int, body: Callable[[tirx.PrimExpr], tirx.Stmt], dtype: str = "int32"
+) -> tirx.Stmt:
+    """``body`` over the lanes; ``dtype`` is that of the loop variable they stand for."""
     if width == 1:
-        return body(tirx.IntImm("int32", 0))
-    lane = tirx.Var("lane", "int32")
-    zero, extent = tirx.IntImm("int32", 0), tirx.IntImm("int32", width)
+        return body(tirx.IntImm(dtype, 0))
+    lane = tirx.Var("lane", dtype)
+    zero, extent = tirx.IntImm(dtype, 0), tirx.IntImm(dtype, width)
     return tirx.For(lane, zero, extent, tirx.ForKind.VECTORIZED, body(lane))
