@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm.te
 from tvm import relax
 
 from compiler.errors import EdgeccError
@@ -182,6 +183,12 @@ class Node:
 
     def scalar(self, value: float, dtype: str) -> relax.Expr:
         return constant(np.asarray(value, dtype=np_dtype(dtype)))
+
+
+def reduce_axis(extent: int, name: str) -> tvm.tirx.IterVar:
+    """A reduction axis whose variable is int64, as the spatial variables of Relax kernels are."""
+    bounds = tvm.tirx.const(0, "int64"), tvm.tirx.const(int(extent), "int64")
+    return tvm.te.reduce_axis(bounds, name)
 
 
 def np_dtype(name: str) -> np.dtype:

@@ -32,6 +32,8 @@ _FAMILIES = (
     "recurrent",
     "reduce",
     "resize",
+    "scan",
+    "scatter",
     "sequence",
     "shape",
     "sort",

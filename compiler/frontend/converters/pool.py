@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.converters.window import Window, layout, window
-from compiler.frontend.node import ConversionError, Node, np_dtype
+from compiler.frontend.node import ConversionError, Node, np_dtype, reduce_axis
 
 _MAX = {1: relax.op.nn.max_pool1d, 2: relax.op.nn.max_pool2d, 3: relax.op.nn.max_pool3d}
 _AVERAGE = {1: relax.op.nn.avg_pool1d, 2: relax.op.nn.avg_pool2d, 3: relax.op.nn.avg_pool3d}
@@ -47,7 +47,7 @@ def max_pool(node: Node) -> list[relax.Expr]:
 
 def _windowed(x: te.Tensor, view: Window) -> tuple[list[tirx.IterVar], Callable]:
     """Reduction axes over the window, and a function from output index to source position."""
-    axes = [te.reduce_axis((0, k), f"k{i}") for i, k in enumerate(view.kernel)]
+    axes = [reduce_axis(k, f"k{i}") for i, k in enumerate(view.kernel)]
 
     def place(index: tuple[tirx.Expr, ...]) -> tuple[list[tirx.Expr], tirx.Expr]:
         source = [
@@ -85,10 +85,10 @@ def _argmax_pool(x: te.Tensor, view: Window, column_major: bool) -> te.Tensor:
     def source(*index: tirx.Expr) -> tirx.Expr:
         at, inside = place(index)
         clamped = [tirx.max(tirx.min(p, n - 1), 0) for p, n in zip(at, spatial, strict=True)]
-        value = tirx.if_then_else(inside, x(*index[:2], *clamped), tirx.min_value(x.dtype))
+        value = tirx.Select(inside, x(*index[:2], *clamped), tirx.min_value(x.dtype))
         flat = sum((p * s for p, s in zip(at, strides, strict=True)), tirx.const(0, "int64"))
         flat = flat + (index[0] * x.shape[1] + index[1]) * math.prod(spatial)
-        flat = tirx.if_then_else(inside, tirx.Cast("int64", flat), tirx.const(-1, "int64"))
+        flat = tirx.Select(inside, tirx.Cast("int64", flat), tirx.const(-1, "int64"))
         return reducer((flat, value), axis=axes)
 
     shape = [*x.shape[:2], *view.out]
@@ -208,11 +208,11 @@ def max_unpool(node: Node) -> relax.Expr:
     flat = math.prod(dims)
 
     def scatter(x: te.Tensor, index: te.Tensor) -> te.Tensor:
-        source = te.reduce_axis((0, flat), "source")
+        source = reduce_axis(flat, "source")
 
         def pick(i: tirx.Expr) -> tirx.Expr:
             hit = tirx.Cast("int64", index(source)) == tirx.Cast("int64", i)
-            return te.sum(tirx.if_then_else(hit, x(source), tirx.const(0, x.dtype)), source)
+            return te.sum(tirx.Select(hit, x(source), tirx.const(0, x.dtype)), source)
 
         return te.compute([math.prod(shape)], pick, name="max_unpool")
 

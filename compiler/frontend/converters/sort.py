@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax, te, tirx
 
 from compiler.frontend.converters.registry import converter
-from compiler.frontend.node import ConversionError, Node
+from compiler.frontend.node import ConversionError, Node, reduce_axis
 
 
 @converter("ArgMax", "ArgMin")
@@ -45,7 +45,7 @@ def top_k(node: Node) -> list[relax.Expr]:
 
 def _ranks(x: te.Tensor, axis: int, largest: bool) -> te.Tensor:
     """How many elements of the same row come before each one."""
-    other = te.reduce_axis((0, x.shape[axis]), "other")
+    other = reduce_axis(x.shape[axis], "other")
 
     def count(*i: tirx.Expr) -> tirx.Expr:
         mine, theirs = x(*i), x(*i[:axis], other, *i[axis + 1 :])
@@ -59,11 +59,11 @@ def _ranks(x: te.Tensor, axis: int, largest: bool) -> te.Tensor:
 def _by_rank(ranks: te.Tensor, axis: int, k: int) -> te.Tensor:
     """The position of the element of rank 0, 1, ... k - 1."""
     shape = [*ranks.shape[:axis], k, *ranks.shape[axis + 1 :]]
-    source = te.reduce_axis((0, ranks.shape[axis]), "source")
+    source = reduce_axis(ranks.shape[axis], "source")
 
     def find(*i: tirx.Expr) -> tirx.Expr:
         hit = ranks(*i[:axis], source, *i[axis + 1 :]) == tirx.Cast("int32", i[axis])
         position = tirx.Cast("int64", source)
-        return te.sum(tirx.if_then_else(hit, position, tirx.const(0, "int64")), source)
+        return te.sum(tirx.Select(hit, position, tirx.const(0, "int64")), source)
 
     return te.compute(shape, find, name="top_k_indices")
