@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from tvm import s_tir, tirx
 
 from compiler.passes.packed_ops import ANCHOR
 
-Schedule = s_tir.Schedule
-Block = s_tir.schedule.SBlockRV
-Loop = s_tir.schedule.LoopRV
+Schedule: TypeAlias = s_tir.Schedule
+Block: TypeAlias = s_tir.schedule.SBlockRV
+Loop: TypeAlias = s_tir.schedule.LoopRV
 
 # Element operations below which waking another thread costs more than it saves.
 PARALLEL_GRAIN = 1 << 15

@@ -101,7 +101,7 @@ class _Reader:
             self.constants[key] = len(self.graph.buffers) - 1
         return self.constants[key]
 
-    def _new_buffer(self, ty: Any, **where: int) -> int:
+    def _new_buffer(self, ty: Any, **where: Any) -> int:
         dtype = str(ty.dtype)
         nbytes = math.prod(int(d) for d in ty.shape) * dtype_bytes(dtype)
         self.graph.buffers.append(Buffer(nbytes, dtype, **where))

@@ -64,7 +64,7 @@ def _resolve(node: onnx.NodeProto, attributes: Mapping[str, onnx.AttributeProto]
 
 def has_schema_function(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
     try:
-        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+        schema: Any = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
@@ -77,7 +77,7 @@ def schema_function(
     version = opsets.get(node.domain, 1)
     if not has_schema_function(node, opsets):
         return None
-    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
     if schema.has_function:
         versions = [v for v in schema.function_opset_versions if v <= version]
         return onnx.FunctionProto.FromString(

@@ -93,11 +93,12 @@ class _Packer(Rewriter):
         """A convolution of the input with zeros put between its elements and flipped weights."""
         attrs = call.attrs
         weight = call.args[1]
+        values = constant_of(weight)
         if (
             attrs.data_layout not in ("NCW", "NCHW")
             or attrs.kernel_layout not in ("IOW", "IOHW")
             or not _is_float(call)
-            or constant_of(weight) is None
+            or values is None
         ):
             return None
         kernel, dilation = _two(shape_of(weight)[2:], 1), _two(attrs.dilation, 1)
@@ -113,7 +114,7 @@ class _Packer(Rewriter):
         if min(pads) < 0:
             return None
         groups = int(attrs.groups)
-        flipped = relax.const(_transpose_weight(constant_of(weight), groups))
+        flipped = relax.const(_transpose_weight(values, groups))
         window = Window(kernel, (1, 1), pads, dilation)
         return self._emit_convolution(call, flipped, window, groups, _two(attrs.strides, 1))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from functools import reduce
 
 import numpy as np
@@ -109,7 +111,7 @@ def clip(node: Node) -> relax.Expr:
     return x
 
 
-def _fixed(bound: object) -> bool:
+def _fixed(bound: object) -> TypeGuard[np.ndarray]:
     return isinstance(bound, np.ndarray) and bound.size == 1 and bool(np.isfinite(bound).all())
 
 

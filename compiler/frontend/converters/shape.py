@@ -234,9 +234,9 @@ def eye_like(node: Node) -> np.ndarray:
     from onnx.helper import tensor_dtype_to_np_dtype
 
     dtype = node.attr("dtype")
-    dims = node.shape(0)
+    rows, columns = node.shape(0)
     kind = tensor_dtype_to_np_dtype(dtype) if dtype else np_dtype(node.dtype(0))
-    return np.eye(*dims, k=node.attr("k", 0)).astype(kind)
+    return np.eye(rows, columns, k=node.attr("k", 0)).astype(kind)
 
 
 @converter("ConstantOfShape")
