@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 from functools import reduce
+from typing import TypeGuard
 
 import numpy as np
 from tvm import relax
