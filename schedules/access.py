@@ -14,7 +14,7 @@ from schedules.blocks import Block, Loop, Schedule
 
 # Arithmetic operations that one call of a mathematical function stands for.
 CALL_COST = 12
-_CHEAP_CALLS = ("tirx.if_then_else", "tirx.reinterpret", "tirx.likely", "tirx.fabs")
+_CHEAP_CALLS = ("if_then_else", "reinterpret", "likely", "fabs")
 _OPERATIONS = (
     *(tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, tirx.Select, tirx.Cast),
     *(tirx.FloorDiv, tirx.FloorMod),
@@ -159,7 +159,7 @@ def cost(sch: Schedule, block: Block) -> int:
     counts = [1]
 
     def call(node: tvm.ir.Call) -> None:
-        cheap = getattr(node.op, "name", "") in _CHEAP_CALLS
+        cheap = getattr(node.op, "name", "").rpartition(".")[2] in _CHEAP_CALLS
         counts.append(1 if cheap else CALL_COST)
 
     callbacks = [(kind, lambda node: counts.append(1)) for kind in _OPERATIONS]

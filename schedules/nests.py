@@ -232,6 +232,17 @@ def _reduce_across(
     sch.reverse_compute_at(epilogue, vector.loop, preserve_unit_loops=True)
     lanes = lanes_of(target, element_bits(sch, block))
     vectors = min(ACCUMULATORS, max(1, vector.extent // lanes)) if target.vector.bits else 1
+    work = total_cost(sch, block)
+    tasks = 1
+    if depth == 0 and math.prod(a.extent for a in outer) < target.cores and work >= PARALLEL_GRAIN:
+        # Too few rows: tasks take stretches of the vectorised axis.
+        while vectors > 1 and vector.extent // (lanes * vectors) < target.cores:
+            vectors -= 1
+        if not vector.tested:
+            tasks = max(1, min(target.cores, vector.extent // (lanes * vectors)))
+        if tasks > 1:
+            sch.annotate(vector.loop, TASKS, tasks)
+            report.parallel = True
     sch.annotate(vector.loop, VECTORIZE, lanes * vectors)
     sch.annotate(vector.loop, LANES, lanes)
     report.vectorized += 1
@@ -242,9 +253,9 @@ def _reduce_across(
         if tested:
             # Without padding in sight the taps are straight-line code.
             sch.annotate(tested[-1].loop, CUT, 1)
-    if depth == 0:
+    if depth == 0 and tasks == 1:
         shared = outer[: outer.index(tested[-1])] if tested else outer
-        _run_in_parallel(sch, shared, target, total_cost(sch, block), report)
+        _run_in_parallel(sch, shared, target, work, report)
     _decompose(sch, block)
 
 

@@ -20,6 +20,7 @@ from tvm import tirx
 from compiler.codegen.lower import LoweredFunction, lower, object_code, source
 from compiler.target import Target, load_target
 
+GUARD = 256  # bytes behind each buffer that must not change
 FOLDER = Path(tempfile.mkdtemp(prefix="edgecc-kernels-"))
 
 # What kernels need from outside: parallel loops run their tasks one after the other, as THREADS
@@ -39,10 +40,12 @@ static int launch(Task task, void *data, int count) {
     return 0;
 }
 int (*__TVMBackendParallelLaunch)(Task, void *, int) = launch;
-void *TVMBackendAllocWorkspace(int type, int id, uint64_t size, int code, int bits) {
+static void *allocate(int type, int id, uint64_t size, int code, int bits) {
     return aligned_alloc(64, (size + 63) / 64 * 64);
 }
-int TVMBackendFreeWorkspace(int type, int id, void *pointer) { free(pointer); return 0; }
+static int release(int type, int id, void *pointer) { free(pointer); return 0; }
+void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = allocate;
+int (*__TVMBackendFreeWorkspace)(int, int, void *) = release;
 """
 
 
@@ -72,9 +75,14 @@ def run(
         dtype = "bool" if str(parameter.ty.dtype) == "bool" else str(parameter.ty.dtype)
         arrays.append(np.full(shape, 77, dtype))
     workspaces = [np.zeros(nbytes, np.uint8) for nbytes in lowered.workspaces]
+    alignments = [a.itemsize for a in arrays] + [64] * len(workspaces)
     native = target.name == "host" or target.arch == host().arch
-    runner = _run_native if native else _run_emulated
-    return runner(lowered, [*arrays, *workspaces], target, threads)[len(inputs) : len(arrays)]
+    values = [*arrays, *workspaces]
+    if native:
+        results = _run_native(lowered, values, alignments, target, threads)
+    else:
+        results = _run_emulated(lowered, values, target, threads)
+    return results[len(inputs) : len(arrays)]
 
 
 def assembly(func: tirx.PrimFunc, target: Target) -> str:
@@ -98,17 +106,30 @@ def _link(lowered: LoweredFunction, target: Target, code: str, flags: Sequence[s
 
 
 def _run_native(
-    lowered: LoweredFunction, arrays: Sequence[np.ndarray], target: Target, threads: int
+    lowered: LoweredFunction,
+    arrays: Sequence[np.ndarray],
+    alignments: Sequence[int],
+    target: Target,
+    threads: int,
 ) -> list[np.ndarray]:
     code = SUPPORT.replace("THREADS", str(threads))
-    library = ctypes.CDLL(str(_link(lowered, target, code, ["-shared", "-fPIC"])))
-    guard = np.full(256, 0xA5, np.uint8)  # behind each buffer: an overrun shows
-    padded = [np.concatenate([a.reshape(-1).view(np.uint8), guard]) for a in arrays]
+    library = ctypes.CDLL(str(_link(lowered, target, code, ["-shared", "-fPIC", "-Wl,-Bsymbolic"])))
+    padded = [_guarded(a, step) for a, step in zip(arrays, alignments, strict=True)]
     status = library.kernel(*(ctypes.c_void_p(p.ctypes.data) for p in padded))
     assert status == 0
     for p in padded:
-        assert (p[-256:] == 0xA5).all(), "the kernel wrote behind a buffer"
-    return [p[:-256].view(a.dtype).reshape(a.shape) for p, a in zip(padded, arrays, strict=True)]
+        assert (p[-GUARD:] == 0xA5).all(), "the kernel wrote behind a buffer"
+    return [p[:-GUARD].view(a.dtype).reshape(a.shape) for p, a in zip(padded, arrays, strict=True)]
+
+
+def _guarded(array: np.ndarray, alignment: int) -> np.ndarray:
+    """A copy as bytes, aligned to exactly ``alignment``, with guard values behind."""
+    memory = np.empty(array.nbytes + GUARD + 256, np.uint8)
+    start = -memory.ctypes.data % 128 + (alignment if alignment < 64 else 0)
+    view = memory[start : start + array.nbytes + GUARD]
+    view[: array.nbytes] = array.reshape(-1).view(np.uint8)
+    view[array.nbytes :] = 0xA5
+    return view
 
 
 def _run_emulated(
@@ -164,6 +185,28 @@ def vector_lines(text: str, target: Target) -> int:
         "x86_64": r"^\s+v?(add|mul|max|min|sub|div|fn?m(add|sub)\d+|andn?|or|mova|movu)ps\b",
         "aarch64": r"^\s+f\w+\s+v\d+\.(4|2)s",
         "arm": r"^\s+v\w+\.(f32|i32|s32)\s+[qd]\d+",
-        "riscv64": r"^\s+vf\w+\.(vv|vf|vs)\b",
+        "riscv64": r"^\s+vf\w+\.(vv|vf|vs|v)\b|^\s+vmerge|^\s+vmf",
+    }
+    return len(re.findall(patterns[target.arch], text, re.MULTILINE))
+
+
+def scalar_lines(text: str, target: Target) -> int:
+    """How many instructions of the assembly compute on single floats."""
+    patterns = {
+        "x86_64": r"^\s+v?(add|mul|max|min|sub|div|fn?m(add|sub)\d+)ss\b",
+        "aarch64": r"^\s+f(add|mul|max|min|sub|div|madd|msub|maxnm|minnm)\s+s\d+",
+        "arm": r"^\s+v(add|mul|sub|div|fma|mla)\.f32\s+s\d+",
+        "riscv64": r"^\s+f(add|mul|max|min|sub|div|madd|msub)\.s\b",
+    }
+    return len(re.findall(patterns[target.arch], text, re.MULTILINE))
+
+
+def vector_moves(text: str, target: Target) -> int:
+    """How many instructions of the assembly move whole vectors."""
+    patterns = {
+        "x86_64": r"^\s+v?mov[au]p[sd]\s.*[xyz]mm",
+        "aarch64": r"^\s+(ldp|stp|ldr|str)\s+q\d+",
+        "arm": r"^\s+v(ld|st)1\.",
+        "riscv64": r"^\s+v[ls]e\d+\.v",
     }
     return len(re.findall(patterns[target.arch], text, re.MULTILINE))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tvm
 import tvm_ffi
 from tvm import sym, tirx
 
 MAX_CUTS = 12
-_COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
+_COMPARISONS: dict[type, Callable[[int], bool]] = {  # of a - b with zero
+    tirx.LT: lambda d: d < 0,
+    tirx.LE: lambda d: d <= 0,
+    tirx.GT: lambda d: d > 0,
+    tirx.GE: lambda d: d >= 0,
+    tirx.EQ: lambda d: d == 0,
+    tirx.NE: lambda d: d != 0,
+}
 
 
 def positions_of_change(body: tirx.Stmt, var: tirx.Var, low: int, high: int) -> list[int]:
@@ -37,8 +44,8 @@ def positions_of_change(body: tirx.Stmt, var: tirx.Var, low: int, high: int) -> 
         # Inner loops move the position: beyond both extremes the result is one for all of them.
         bound = analyzer.const_int_bound(offset)
         if abs(bound.min_value) < 1 << 31 and abs(bound.max_value) < 1 << 31:
-            cuts.update(_changes(int(slope), bound.min_value))
-            cuts.update(_changes(int(slope), bound.max_value))
+            for extreme in (bound.min_value, bound.max_value):
+                cuts.update(_changes(type(comparison), int(slope), extreme))
 
     tvm_ffi.structural_walk(body, [(tirx.For, bind)])
     tvm_ffi.structural_walk(body, [(kind, visit) for kind in _COMPARISONS])
@@ -46,16 +53,15 @@ def positions_of_change(body: tirx.Stmt, var: tirx.Var, low: int, high: int) -> 
     return inside if len(inside) <= MAX_CUTS else []
 
 
-def _changes(slope: int, offset: int) -> set[int]:
-    """Positions around the root of ``slope * v + offset``: signs differ between neighbours."""
+def _changes(kind: type, slope: int, offset: int) -> set[int]:
+    """Positions whose answer to ``slope * v + offset <kind> 0`` differs from the one before."""
+    holds = _COMPARISONS[kind]
     root = -offset // slope
-    candidates = range(root - 1, root + 3)
-
-    def sign(v: int) -> int:
-        value = slope * v + offset
-        return (value > 0) - (value < 0)
-
-    return {v for v in candidates if sign(v) != sign(v - 1)}
+    return {
+        v
+        for v in range(root - 1, root + 3)
+        if holds(slope * v + offset) != holds(slope * (v - 1) + offset)
+    }
 
 
 def substituted(body: tirx.Stmt, var: tirx.Var, value: tirx.PrimExpr) -> tirx.Stmt:
@@ -87,7 +93,7 @@ def simplified(body: tirx.Stmt, extents: Mapping[tirx.Var, int]) -> tirx.Stmt:
         return mutator.mutate(expr.true_value if known else expr.false_value)
 
     def call(expr: tvm.ir.Call, mutator: tvm_ffi.StructuralMutator) -> tirx.PrimExpr:
-        if getattr(expr.op, "name", "") == "tirx.if_then_else":
+        if getattr(expr.op, "name", "").endswith(".if_then_else"):
             known = _known(analyzer, expr.args[0])
             if known is not None:
                 return mutator.mutate(expr.args[1] if known else expr.args[2])
