@@ -48,12 +48,12 @@ class Expansion:
 
     def bits(self, value: tirx.PrimExpr) -> tirx.PrimExpr:
         """The bit pattern of float32 as int32, of float64 as int64."""
-        element = "int64" if "64" in str(value.ty.dtype) else "int32"
+        element = "int64" if _is_wide(value) else "int32"
         return self.let(tirx.reinterpret(self.dtype(element), value))
 
     def from_bits(self, value: tirx.PrimExpr) -> tirx.PrimExpr:
         """The inverse of ``bits``."""
-        element = "float64" if "64" in str(value.ty.dtype) else "float32"
+        element = "float64" if _is_wide(value) else "float32"
         return self.let(tirx.reinterpret(self.dtype(element), value))
 
     def cast(self, value: tirx.PrimExpr, element: str) -> tirx.PrimExpr:
@@ -69,7 +69,7 @@ class Expansion:
 
         Generated code for ``min(a, b)`` is ``a < b ? a : b``: a NaN survives as second operand.
         """
-        element = "float64" if "64" in str(x.ty.dtype) else "float32"
+        element = "float64" if _is_wide(x) else "float32"
         upper = self.let(tirx.Min(self.const(high, element), x))
         return self.let(tirx.Max(self.const(low, element), upper))
 
@@ -97,3 +97,8 @@ class Expansion:
     def sqrt(self, x: tirx.PrimExpr) -> tirx.PrimExpr:
         """The hardware's square root."""
         return self.let(tirx.sqrt(x))
+
+
+def _is_wide(value: tirx.PrimExpr) -> bool:
+    """Whether an element has 64 bits."""
+    return tvm.DataType(str(value.ty.dtype)).bits == 64
