@@ -94,7 +94,9 @@ def build(
     from compiler.frontend import import_model
     from compiler.package import write_package
     from compiler.passes import optimize
+    from compiler.target_check import check_llvm
 
+    check_llvm(chosen)
     progress("import", 0, 1)
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
     out_dir = Path(output) if output else default_output(imported.name, chosen)

@@ -89,8 +89,14 @@ def zig(arguments: Sequence[str], cwd: Path, *, keep: bool = False) -> None:
     if done.returncode:
         if "No module named ziglang" in done.stderr:
             raise EdgeccError("the linker is missing", "pip install ziglang")
-        detail = done.stderr.strip() or f"exit status {done.returncode}"
-        raise EdgeccError(f"linking failed: {detail}")
+        raise EdgeccError(f"linking failed: {_first_error(done)}", " ".join(command))
+
+
+def _first_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that says what is wrong; zig lists every known CPU before it."""
+    lines = done.stderr.strip().splitlines()
+    errors = [line for line in lines if "error:" in line]
+    return (errors or lines or [f"exit status {done.returncode}"])[0]
 
 
 def check_objects(objects: Sequence[bytes]) -> None:
