@@ -87,6 +87,8 @@ def strip_mine(loop: tirx.For, annotations: dict[str, int]) -> tirx.Stmt:
     statements: list[tirx.Stmt] = []
     for low, high in itertools.pairwise(bounds):
         statements += _stretch(loop, low, high, width, lanes, tasks)
+    if not statements:
+        return tirx.Evaluate(0)  # a loop over nothing
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
 

@@ -132,10 +132,12 @@ def _declare(path: Path, value: onnx.ValueInfoProto) -> _Declared:
 
 def _constant(path: Path, declared: _Declared, value: np.ndarray) -> np.ndarray:
     value = np.asarray(value)
-    converted = value.astype(declared.dtype)
-    # 0.1 may be rounded to the input's precision, 0.5 may not become an integer.
-    rounded = value.dtype.kind == "f" and converted.dtype.kind == "f"
-    if value.dtype.kind not in "biuf" or not (rounded or np.array_equal(converted, value)):
+    numeric = value.dtype.kind in "biuf"
+    with np.errstate(all="ignore"):
+        converted = value.astype(declared.dtype) if numeric else value
+    # floats may be rounded to the input's precision, everything else must be kept
+    rounds = converted.dtype.kind == value.dtype.kind == "f"
+    if not numeric or not (rounds or np.array_equal(converted, value)):
         raise EdgeccError(
             f"{path}: --const {declared.name}: {value.dtype} values do not fit "
             f"the input's type {declared.dtype}",

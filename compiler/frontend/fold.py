@@ -67,6 +67,7 @@ class Folder:
 
     def __init__(self) -> None:
         self._total = 0
+        self._nodes = 0
 
     def fold(
         self, node: onnx.NodeProto, values: Mapping[str, Any], opsets: Mapping[str, int]
@@ -83,6 +84,9 @@ class Folder:
         """
         if node.op_type in NOT_FOLDED:
             raise FoldError(f"{node.op_type} is not evaluated at compile time")
+        self._nodes += 1
+        if self._nodes > limits.MAX_FOLDED_NODES:
+            raise FoldError("constant folding takes too many nodes")
         self._check_size(node, values, opsets)
         results = _evaluate(node, values, opsets)
         for result in results:
@@ -95,13 +99,14 @@ class Folder:
     def _check_size(
         self, node: onnx.NodeProto, values: Mapping[str, Any], opsets: Mapping[str, int]
     ) -> None:
-        largest = max((v.size for v in values.values() if isinstance(v, np.ndarray)), default=0)
+        first = next((v for v in values.values() if isinstance(v, np.ndarray)), np.zeros(1))
+        depth = max(first.shape[-2:], default=1)
         if node.op_type in _SIZE_PRESERVING:
             return
         for nbytes, count in _predict(node, values, opsets):
             if nbytes > limits.MAX_FOLDED_BYTES:
                 raise FoldError(f"the result would take {nbytes} bytes")
-            if node.op_type in ("MatMul", "Gemm") and count * largest > _MAX_FOLD_WORK**2:
+            if node.op_type in ("MatMul", "Gemm") and count * depth > _MAX_FOLD_WORK:
                 raise FoldError("the product is too much work")
 
 

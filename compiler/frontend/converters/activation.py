@@ -242,6 +242,10 @@ def softmax(node: Node) -> relax.Expr:
         raise ConversionError("softmax of a scalar")
     x, dims = flattened_if_old(node)
     axis = _softmax_axis(node, len(dims))
+    if node.dtype(0) == "float16":
+        wide = node.emit(relax.op.astype(x, "float32"))
+        narrow = relax.op.astype(node.emit(function(wide, axis)), "float16")
+        return relax.op.reshape(narrow, node.shape(0)) if dims != node.shape(0) else narrow
     if node.op == "LogSoftmax" and axis != len(dims) - 1:
         # TVM's kernel takes the last axis alone.
         order = [*(a for a in range(len(dims)) if a != axis), axis]

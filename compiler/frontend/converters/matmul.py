@@ -11,7 +11,14 @@ from compiler.frontend.node import Node
 
 @converter("MatMul")
 def matmul(node: Node) -> relax.Expr:
-    return relax.op.matmul(node[0], node[1])
+    return product(node[0], node[1], node.dtype(0))
+
+
+def product(left: relax.Expr, right: relax.Expr, dtype: str) -> relax.Expr:
+    """The matrix product; float16 is summed up in float32."""
+    if dtype != "float16":
+        return relax.op.matmul(left, right)
+    return relax.op.astype(relax.op.matmul(left, right, out_dtype="float32"), dtype)
 
 
 def transposed(node: Node, index: int) -> relax.Expr:
@@ -27,7 +34,7 @@ def gemm(node: Node) -> relax.Expr:
     alpha, beta = node.attr("alpha", 1.0), node.attr("beta", 1.0)
     left = transposed(node, 0) if node.attr("transA", 0) else node[0]
     right = transposed(node, 1) if node.attr("transB", 0) else node[1]
-    result = relax.op.matmul(left, right)
+    result = product(left, right, dtype)
     if alpha != 1.0:
         result = _scaled(node, result, alpha, dtype)
     if node.has(2) and beta != 0.0:

@@ -32,6 +32,8 @@ def plain(node: Node) -> relax.Expr:
     dtype = node.dtype(0)
     if dtype == "bool":  # and, or as minimum, maximum of 0 and 1
         return cast(_PLAIN[node.op](relax.op.astype(node[0], "int8"), axes, keep), "bool")
+    if dtype == "float16" and node.op == "ReduceSum":
+        return cast(relax.op.sum(cast(node[0], "float32"), axes, keep), dtype)
     return _PLAIN[node.op](node[0], axes, keep)
 
 
@@ -40,6 +42,8 @@ def mean(node: Node) -> relax.Expr:
     axes, keep = _axes(node), bool(node.attr("keepdims", 1))
     if not axes:
         return node[0]
+    if node.dtype(0) == "float16":
+        return cast(relax.op.mean(cast(node[0], "float32"), axes, keep), "float16")
     if node.dtype(0).startswith("float"):
         return relax.op.mean(node[0], axes, keep)
     count = 1
