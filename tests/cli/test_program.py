@@ -131,8 +131,16 @@ def test_ctrl_c_before_any_work(monkeypatch):
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("stage", ["import", "link", "verify"])
-def test_ctrl_c_in_a_build_leaves_nothing(tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "number", "code", "last"),
+    [
+        ("import", signal.SIGINT, 130, "error: interrupted\n"),
+        ("link", signal.SIGINT, 130, "error: interrupted\n"),
+        ("verify", signal.SIGINT, 130, "error: interrupted\n"),
+        ("link", signal.SIGTERM, 143, ""),
+    ],
+)
+def test_an_interrupted_build_leaves_nothing(tmp_path, stage, number, code, last):
     process = subprocess.Popen(
         [sys.executable, "-m", "compiler", "build", str(DIGITS), "-o", "out/package"],
         cwd=tmp_path,
@@ -147,12 +155,12 @@ def test_ctrl_c_in_a_build_leaves_nothing(tmp_path, stage):
         line = process.stderr.readline()
         assert line, f"the build never came to '{stage}': {seen}"
         seen += line
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, number)  # all its processes, as a terminal does
     out, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert out == ""
     assert "Traceback" not in rest
-    assert rest.endswith("error: interrupted\n")
+    assert rest.endswith(last)
     left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
     assert left == []
 
