@@ -78,6 +78,19 @@ def spread(sch: Schedule, loops: list[Loop], work: int) -> Loop:
     return fused
 
 
+def load_rows_as_vectors(sch: Schedule, anchor: Block, outer: Loop, inner: Loop) -> None:
+    """Load the values that ``inner`` steps of the reduction broadcast as one vector a row.
+
+    Worth it where multiply-adds can take one lane of a vector as their scalar.
+    """
+    rows = sch.cache_read(anchor, 0, "local")
+    sch.compute_at(rows, outer, preserve_unit_loops=True)
+    *_, row, lane = sch.get_loops(rows)
+    sch.vectorize(lane)
+    sch.unroll(row)
+    sch.unroll(inner)
+
+
 def schedule_stage(sch: Schedule, block: Block) -> None:
     """A stage computed whole before the anchor: innermost axis in vectors, the rest in parallel."""
     work = iterations(sch, block)

@@ -22,6 +22,7 @@ from schedules.blocks import (
     extent,
     find_anchored,
     iterations,
+    load_rows_as_vectors,
     partition_tail,
     schedule_stage,
     spread,
@@ -48,7 +49,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         weight_bytes=depth * blocks * lanes * 4,
         column_tiles=math.ceil(blocks / tile.columns),
     )
-    _tile(sch, anchored, tile, block)
+    _tile(sch, target, anchored, tile, block)
     return {"template": "conv2d", "decision": f"tile {tile.rows}x{tile.columns}, block {block}"}
 
 
@@ -58,7 +59,9 @@ def _input_bytes(sch: s_tir.Schedule, anchored: Anchored) -> int:
     return math.prod(int(d) for d in shape) * 4
 
 
-def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, block: int) -> None:
+def _tile(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, tile: RegisterTile, block: int
+) -> None:
     macs = iterations(sch, anchored.anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = extent(sch, oh) == 1
@@ -74,6 +77,8 @@ def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, block: in
     partition_tail(sch, ow_outer)
     *_, c, _h, w, k, r_outer, kh, kw, r_inner = sch.get_loops(anchored.anchor)
     sch.reorder(r_outer, kh, kw, r_inner, w, c, k)
+    if target.arch == "aarch64" and extent(sch, r_inner) > 1:
+        load_rows_as_vectors(sch, anchored.anchor, kw, r_inner)
     sch.vectorize(k)
     sch.unroll(c)
     sch.unroll(w)

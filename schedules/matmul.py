@@ -20,6 +20,7 @@ from schedules.blocks import (
     extent,
     find_anchored,
     iterations,
+    load_rows_as_vectors,
     partition_tail,
     schedule_stage,
     spread,
@@ -41,11 +42,13 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     tile = choose_register_tile(
         target, *(extent(sch, loop) for loop in (rows, blocks, lanes, depth))
     )
-    _tile(sch, anchored, tile, extent(sch, lanes))
+    _tile(sch, target, anchored, tile, extent(sch, lanes))
     return {"template": "matmul", "decision": f"tile {tile.rows}x{tile.columns}"}
 
 
-def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, lanes: int) -> None:
+def _tile(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, tile: RegisterTile, lanes: int
+) -> None:
     macs = iterations(sch, anchored.anchor)
     *batch, row, column = sch.get_loops(anchored.output)
     columns = extent(sch, column)
@@ -55,7 +58,12 @@ def _tile(sch: s_tir.Schedule, anchored: Anchored, tile: RegisterTile, lanes: in
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
     partition_tail(sch, row_outer)
     *_, r, c, k, depth = sch.get_loops(anchored.anchor)
-    sch.reorder(depth, r, c, k)
+    if target.arch == "aarch64" and extent(sch, depth) % lanes == 0:
+        depth, step = sch.split(depth, [None, lanes])
+        sch.reorder(depth, step, r, c, k)
+        load_rows_as_vectors(sch, anchored.anchor, depth, step)
+    else:
+        sch.reorder(depth, r, c, k)
     sch.vectorize(k)
     sch.unroll(c)
     sch.unroll(r)

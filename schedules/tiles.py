@@ -59,7 +59,9 @@ def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
     # The weights of a tile are read again for every tile along the rows: from L2 if L1 is small.
     panel_bytes = vectors * depth * max(vector.bits, 32) // 8
     in_l1 = panel_bytes <= target.caches.l1d * 3 // 4
-    loads = (rows + vectors * (1 if in_l1 else 1.5)) / vector.fma_per_cycle
+    # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
+    row_loads = rows / vector.lanes() if target.arch == "aarch64" else rows
+    loads = (row_loads + vectors * (1 if in_l1 else 1.5)) / vector.fma_per_cycle
     return max(fmas, loads, vector.fma_latency) + 0.15 * loads
 
 
