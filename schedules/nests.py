@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from tvm import tirx
+
+from compiler.codegen.strided_loads import LARGEST_STRIDE
 from compiler.codegen.vector_loops import CUT, LANES, REDUCE, TASKS, VECTORIZE
 from compiler.target import Target
 from schedules.access import (
@@ -160,8 +163,9 @@ def _schedule_reduction(
     along = _reduce_candidate(axes)
     across_score = _score(across, lanes) if across else 0.0
     along_extent = math.prod(a.extent for a in _collapsible(axes, along)) if along else 0
-    along_score = 0.9 * min(along_extent, lanes) if along_extent > 1 else 0.0
-    if along is not None and along_score >= across_score:
+    # Short rows are mostly the folding of lanes at their end.
+    along_score = 0.9 * min(along_extent, lanes) if along_extent >= 2 * lanes else along_extent / 8
+    if along is not None and along_score > 0.125 and along_score >= across_score:
         _reduce_along(sch, block, target, depth, along, report)
     elif across is not None and across_score > 0:
         _reduce_across(sch, block, target, depth, across, report)
@@ -189,7 +193,7 @@ def _reduce_candidate(axes: list[Axis]) -> Axis | None:
 
 def _score(axis: Axis, lanes: int) -> float:
     worst = max((abs(s or 0) for s in axis.loads), default=0)
-    efficiency = 1.0 if worst <= 1 else 0.5 if worst == 2 else 0.15
+    efficiency = 1.0 if worst <= 1 else 0.7 if worst <= LARGEST_STRIDE else 0.2
     return efficiency * min(axis.extent, lanes)
 
 
@@ -207,10 +211,22 @@ def _reduce_along(
     lanes = lanes_of(target, element_bits(sch, block))
     sch.annotate(loop, REDUCE, lanes * (ACCUMULATORS if target.vector.bits else 1))
     sch.annotate(loop, LANES, lanes)
-    report.vectorized += 1
+    if _has_known_combiner(sch, block):
+        report.vectorized += 1
+    else:
+        report.serial.append(sch.get(block).name_hint)
     if depth == 0:
         _run_in_parallel(sch, spatial, target, total_cost(sch, block), report)
     _decompose(sch, block)
+
+
+def _has_known_combiner(sch: Schedule, block: Block) -> bool:
+    """Whether codegen can keep partial results in lanes: sums, products, extrema, positions."""
+    body = sch.get(block).body
+    statements = list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+    values = [s.value for s in statements if isinstance(s, (tirx.Bind, tirx.BufferStore))]
+    combiners = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min, tirx.Select)
+    return all(isinstance(value, (*combiners, tirx.Var)) for value in values)
 
 
 def _reduce_across(

@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.codegen.strided_loads import ShuffleStridedLoads
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
 from compiler.passes.approximate_math import ApproximateMath
 from compiler.target import Target
@@ -48,6 +49,7 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     module = _loop_passes()(module)
     # After vectorisation and unrolling: each call expands to straight-line vector code.
     module = ApproximateMath(target)(module)
+    module = ShuffleStridedLoads()(module)
     return {
         gvar.name_hint: _with_pointers(func, gvar.name_hint)
         for gvar, func in module.functions.items()

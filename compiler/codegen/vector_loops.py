@@ -24,7 +24,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
-from compiler.codegen import vector_reductions
+from compiler.codegen import vector_argmax, vector_reductions
 from compiler.codegen.loop_segments import positions_of_change, simplified, substituted
 
 # Elements in one step of the loop: lanes times the vectors that are in flight together.
@@ -54,9 +54,10 @@ def vectorize_annotated_loops(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if REDUCE in annotations:
             lanes = annotations.get(LANES, annotations[REDUCE])
             reduction = vector_reductions.match(loop)
-            if reduction is None:
-                return loop
-            return vector_reductions.rewrite(reduction, annotations[REDUCE], lanes)
+            if reduction is not None:
+                return vector_reductions.rewrite(reduction, annotations[REDUCE], lanes)
+            search = vector_argmax.match(loop)
+            return loop if search is None else vector_argmax.rewrite(search, lanes)
         return strip_mine(loop, annotations) if VECTORIZE in annotations else _cut(loop)
 
     return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.For, visit)]))

@@ -49,9 +49,9 @@ def match(loop: tirx.For) -> Reduction | None:
     terms = []
     for statement in statements:
         if isinstance(statement, tirx.Bind):
-            bound[statement.var] = _inline(statement.value, bound)
+            bound[statement.var] = inline(statement.value, bound)
         elif isinstance(statement, tirx.BufferStore):
-            terms.append(_term(statement, _inline(statement.value, bound), loop.loop_var))
+            terms.append(_term(statement, inline(statement.value, bound), loop.loop_var))
         else:
             return None
     found = tuple(term for term in terms if term is not None)
@@ -60,26 +60,28 @@ def match(loop: tirx.For) -> Reduction | None:
     return Reduction(loop, found)
 
 
-def _inline(value: tirx.PrimExpr, bound: dict[tirx.Var, tirx.PrimExpr]) -> tirx.PrimExpr:
+def inline(value: tirx.PrimExpr, bound: dict[tirx.Var, tirx.PrimExpr]) -> tirx.PrimExpr:
+    """The value with bound names replaced by their definitions."""
     for var, definition in bound.items():
         value = substituted(value, var, definition)
     return value
 
 
 def _term(store: tirx.BufferStore, value: tirx.PrimExpr, var: tirx.Var) -> Term | None:
-    if any(_uses(index, var) for index in store.indices):
+    if any(uses(index, var) for index in store.indices):
         return None
     for combine in (tirx.Add, tirx.Mul, tirx.Max, tirx.Min):
         if not isinstance(value, combine):
             continue
-        if _is_target(value.a, store):
+        if is_target(value.a, store):
             return Term(store, combine, value.b)
-        if _is_target(value.b, store):
+        if is_target(value.b, store):
             return Term(store, combine, value.a)
     return None
 
 
-def _is_target(value: tirx.PrimExpr, store: tirx.BufferStore) -> bool:
+def is_target(value: tirx.PrimExpr, store: tirx.BufferStore) -> bool:
+    """Whether a value is the element that the store overwrites."""
     return (
         isinstance(value, TensorLoad)
         and value.source.same_as(store.buffer)
@@ -96,7 +98,8 @@ def _independent(terms: tuple[Term, ...]) -> bool:
     return not any(load.source.same_as(w) for load in reads for w in written)
 
 
-def _uses(value: tirx.PrimExpr, var: tirx.Var) -> bool:
+def uses(value: tirx.PrimExpr, var: tirx.Var) -> bool:
+    """Whether a variable occurs in an expression."""
     found: list[tirx.Var] = []
     tvm_ffi.structural_walk(value, [(tirx.Var, found.append)])
     return any(v.same_as(var) for v in found)
@@ -113,7 +116,7 @@ def rewrite(reduction: Reduction, width: int, lanes: int) -> tirx.Stmt:
     accumulators = [_accumulator(term, width, i) for i, term in enumerate(reduction.terms)]
     statements: list[tirx.Stmt] = [tirx.AllocBuffer(a) for a in accumulators]
     for term, accumulator in zip(reduction.terms, accumulators, strict=True):
-        statements.append(_vector(width, _initialise(term, accumulator)))
+        statements.append(vector(width, _initialise(term, accumulator)))
     bounds = [start, *cuts, start + extent]
     for low, high in itertools.pairwise(bounds):
         count = (high - low) // width
@@ -164,7 +167,7 @@ def _step(
         return simplified(statement, ranges)
 
     dtype = str(loop.loop_var.ty.dtype)
-    vectors = _vector(width, body, dtype)
+    vectors = vector(width, body, dtype)
     if count == 1:
         return vectors
     return tirx.For(
@@ -183,7 +186,7 @@ def _fold(term: Term, accumulator: tirx.Var, width: int) -> list[tirx.Stmt]:
             high = tirx.BufferLoad(accumulator, [lane + half])
             return tirx.BufferStore(accumulator, term.combine(low, high), [lane])
 
-        statements.append(_vector(width - half, body))
+        statements.append(vector(width - half, body))
         width = half
     store = term.store
     target = tirx.BufferLoad(store.buffer, store.indices)
@@ -191,7 +194,7 @@ def _fold(term: Term, accumulator: tirx.Var, width: int) -> list[tirx.Stmt]:
     return [*statements, tirx.BufferStore(store.buffer, total, store.indices)]
 
 
-def _vector(
+def vector(
     width: int, body: Callable[[tirx.PrimExpr], tirx.Stmt], dtype: str = "int32"
 ) -> tirx.Stmt:
     """``body`` over the lanes; ``dtype`` is that of the loop variable they stand for."""

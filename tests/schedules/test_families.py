@@ -189,8 +189,11 @@ def test_variance_and_standard_deviation():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_argmax_takes_the_first(axis):
     x = np.random.default_rng(0).integers(0, 4, (5, 7, 33)).astype(np.float32)
-    got, _ = evaluate(lambda a: op.argmax(a, axis), [x])
+    got, reports = evaluate(lambda a: op.argmax(a, axis), [x])
     np.testing.assert_array_equal(got, x.argmax(axis))
+    got, _ = evaluate(lambda a: op.argmin(a, axis), [x])
+    np.testing.assert_array_equal(got, x.argmin(axis))
+    assert "serial" not in reports[0]
 
 
 # --- softmax and normalisation ----------------------------------------------------------------

@@ -29,6 +29,7 @@ FUNCTIONS = {
     "mean": (lambda a: op.mean(a, [2, 3]), zeros(1, 1280, 7, 7)),
     "max_rows": (lambda a: op.max(a, [0]), zeros(128, 384)),
     "max_pool": (lambda a: nn.max_pool2d(a, (3, 3), (1, 1), (1, 1)), zeros(1, 64, 56, 56)),
+    "strided_pool": (lambda a: nn.max_pool2d(a, (3, 3), (2, 2), (1, 1)), zeros(1, 64, 56, 56)),
     "packed_pool": (
         lambda a: nn.max_pool2d(a, (3, 3), (2, 2), (1, 1), layout="NCHW8c"),
         zeros(1, 8, 56, 56, 8),
