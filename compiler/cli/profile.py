@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compiler.cli import console
 from compiler.cli.bench import refuse_foreign
 from compiler.cli.options import Debug, Json, Package, Threads
-from compiler.target import Target, load_target
 
 if TYPE_CHECKING:
     from compiler.runtime.timing import OperatorTime
@@ -46,7 +45,7 @@ def profile(
             times = model.profile(inputs, runs=runs)
             used = model.threads
     templates = [row.get("template", "") for row in opened.receipt()["operators"]]
-    peak = peak_gflops(opened.manifest["target"], used)
+    peak = peak_gflops(opened.manifest, used)
     if json:
         rows = [
             {**dataclasses.asdict(t), "gflops": t.gflops, "template": name}
@@ -58,18 +57,10 @@ def profile(
     _print(times, templates, peak, used)
 
 
-def peak_gflops(target: dict, threads: int) -> float | None:
-    """Float32 peak of the package's target with that many threads.
-
-    None where the target's description is not at hand (a user's own file).
-    """
-    from compiler.errors import EdgeccError
-
-    try:
-        known: Target = load_target(target["name"])
-    except EdgeccError:
-        return None
-    return known.peak_gflops() * min(threads, known.cores)
+def peak_gflops(manifest: dict[str, Any], threads: int) -> float | None:
+    """Float32 peak of the package's target with that many threads; None where it is unknown."""
+    of_core = manifest.get("peak_gflops")
+    return of_core * min(threads, manifest["target"]["cores"]) if of_core else None
 
 
 def _print(

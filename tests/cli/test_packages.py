@@ -125,10 +125,11 @@ def test_profile(edgecc, host_package):
     assert "100.0 %" in text[-1]
 
 
-def test_peak_of_an_unknown_target():
-    assert peak_gflops({"name": "my_board"}, 4) is None
-    assert peak_gflops({"name": "arm_cortex_a72"}, 2) == pytest.approx(2 * 14.4)
-    assert peak_gflops({"name": "arm_cortex_a72"}, 64) == pytest.approx(4 * 14.4)
+def test_peak_counts_the_cores_of_the_target():
+    manifest = {"peak_gflops": 14.4, "target": {"cores": 4}}
+    assert peak_gflops(manifest, 2) == pytest.approx(2 * 14.4)
+    assert peak_gflops(manifest, 64) == pytest.approx(4 * 14.4)
+    assert peak_gflops({"target": {"cores": 4}}, 1) is None
 
 
 def test_verify(edgecc, host_package):
