@@ -72,7 +72,7 @@ def _schedule_elementwise(
     name = sch.get(block).name_hint
     vector = _store_axis(axes)
     if vector is None:
-        if work > PARALLEL_GRAIN or any(a.extent > 1 for a in axes):
+        if math.prod(a.extent for a in axes) > 1:
             report.serial.append(name)
         if depth == 0:
             _run_in_parallel(sch, axes, target, work, report)
@@ -171,7 +171,7 @@ def _schedule_reduction(
         _reduce_across(sch, block, target, depth, across, report)
     else:
         work = total_cost(sch, block)
-        if any(a.extent > 1 for a in axes):
+        if math.prod(a.extent for a in axes) > 1:
             report.serial.append(sch.get(block).name_hint)
         if depth == 0:
             _run_in_parallel(sch, axes, target, work, report)

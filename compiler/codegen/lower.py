@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.codegen.index_casts import NarrowIndexCasts
 from compiler.codegen.strided_loads import ShuffleStridedLoads
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
 from compiler.passes.approximate_math import ApproximateMath
@@ -113,6 +114,7 @@ def _loop_passes() -> tvm.ir.transform.Pass:
             tirx.transform.FlattenBuffer(),
             tirx.transform.BF16ComputeLegalize(),
             tirx.transform.NarrowDataType(32),
+            NarrowIndexCasts(),
             VectorizeAnnotatedLoops(),
             tirx.transform.ConvertSSA(),
             s_tir.transform.LoopPartition(),

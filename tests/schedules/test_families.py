@@ -136,6 +136,25 @@ def test_nearest_resize(factor):
     )
 
 
+@pytest.mark.parametrize("target", ["host", "arm_cortex_a7", "arm_cortex_a72"])
+def test_linear_resize(target):
+    x = uniform(1, 7, 5, 13)
+    result = x.astype(np.float64)
+    for axis, size in ((2, 9), (3, 31)):
+        at = (np.arange(size) + 0.5) * x.shape[axis] / size - 0.5  # half-pixel centres
+        low = np.floor(at).astype(int)
+        weight = (at - low).reshape([-1 if a == axis else 1 for a in range(4)])
+        ends = [np.clip(low + i, 0, x.shape[axis] - 1) for i in (0, 1)]
+        near, far = (result.take(e, axis) for e in ends)
+        result = near * (1 - weight) + far * weight
+    check(
+        lambda a: op.image.resize2d(a, (9, 31), layout="NCHW", method="linear"),
+        [x],
+        result,
+        target=load_target(target),
+    )
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "float64"])
 def test_other_element_types(dtype):
     x = np.random.default_rng(0).integers(0, 50, (7, 33)).astype(dtype)
