@@ -64,7 +64,11 @@ class Verification:
         if self.status == "failed":
             return f"verification failed: {self.reason}"
         worst = max(self.outputs, key=lambda o: o.error / (o.tolerance or 1), default=None)
-        error = f", largest error {worst.error:.2g} ('{worst.name}')" if worst else ""
+        error = ""
+        if worst:
+            error = (
+                f", largest error {worst.error:.2g} ('{worst.name}'), allowed {worst.tolerance:.2g}"
+            )
         return f"verified {self.how} against {self.reference}{error}"
 
 

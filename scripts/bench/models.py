@@ -158,7 +158,7 @@ def resnet50() -> onnx.ModelProto:
             stride = first_stride if repeat == 0 else 1
             y = net.relu(net.layer(x, channels, width))
             y = net.relu(net.layer(y, width, width, 3, stride=stride))
-            y = net.layer(y, width, 4 * width)
+            y = net.layer(y, width, 4 * width, gain=0.25)  # as in trained nets, a small step
             if repeat == 0:
                 x = net.layer(x, channels, 4 * width, stride=stride, pads=0)
             x = net.relu(net.node("Add", y, x))

@@ -14,6 +14,9 @@ from onnx import helper, numpy_helper
 
 from .graph import RandomWeights
 
+# Random residual branches at full scale amplify rounding a thousandfold; trained ones do not.
+BRANCH_SCALE = 0.25
+
 
 def source_path(name: str) -> Path:
     """File of the light model ``name`` inside the installed onnx package."""
@@ -43,6 +46,8 @@ def with_random_weights(path: Path, logit_scale: float = 1.0) -> onnx.ModelProto
         value = _draw(source, node, position, shape, rectified=node is not first)
         if node is last:
             value = value * np.float32(logit_scale)
+        if node.op_type == "BatchNormalization" and position == 1 and _ends_branch(graph, node):
+            value = value * np.float32(BRANCH_SCALE)
         fresh.append(numpy_helper.from_array(value, name))
     used = {name for node in graph.node if node.op_type != "ConstantOfShape" for name in node.input}
     kept = [c for c in graph.initializer if c.name in used and c.name not in shapes]
@@ -53,6 +58,12 @@ def with_random_weights(path: Path, logit_scale: float = 1.0) -> onnx.ModelProto
     result = helper.make_model(rebuilt, opset_imports=model.opset_import, ir_version=8)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def _ends_branch(graph: onnx.GraphProto, norm: onnx.NodeProto) -> bool:
+    """Whether the result is the first operand of a residual sum: a branch, not the shortcut."""
+    sums = [node for node in graph.node if node.op_type in ("Add", "Sum")]
+    return any(node.input[0] == norm.output[0] for node in sums)
 
 
 def _filled_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:

@@ -203,7 +203,7 @@ MODELS: dict[str, Model] = {
         "resnet50",
         "05e77a5c9c9ce0913f549a50d6ebaced5e0ff6817b61e09bae26e4c5bd9055e4",
         data="gpu_0/data_0",
-        logit_scale=2.0**-7,
+        logit_scale=2.0,
     ),
     "squeezenet": _light(
         "squeezenet",
@@ -214,7 +214,7 @@ MODELS: dict[str, Model] = {
         "shufflenet",
         "c6f406d62be36d6b4572542c0950a2abd59f56237068793290680bba89fbafe5",
         data="gpu_0/data_0",
-        logit_scale=2.0**-15,
+        logit_scale=0.125,
     ),
     "densenet121": _light(
         "densenet121",
