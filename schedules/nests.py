@@ -78,9 +78,11 @@ def _schedule_elementwise(
             _run_in_parallel(sch, axes, target, work, report)
         return
     group = _collapsible(axes, vector)
-    outer = [a for a in axes if a not in group]
-    if group != axes[-len(group) :]:
-        sch.reorder(*(a.loop for a in (*outer, *group)))
+    inner = _inner_axis(axes, vector, group)
+    outer = [a for a in axes if a not in group and a is not inner]
+    ordered = [*outer, *group, *([inner] if inner else [])]
+    if ordered != axes:
+        sch.reorder(*(a.loop for a in ordered))
     loop = sch.fuse(*(a.loop for a in group)) if len(group) > 1 else group[0].loop
     extent = math.prod(a.extent for a in group)
     lanes = lanes_of(target, element_bits(sch, block))
@@ -99,6 +101,23 @@ def _schedule_elementwise(
             report.parallel = True
         else:
             _run_in_parallel(sch, outer, target, work, report)
+
+
+def _inner_axis(axes: list[Axis], vector: Axis, group: list[Axis]) -> Axis | None:
+    """The axis to run inside of the vectorised one, where that one jumps through memory.
+
+    A transposition reads one line of each lane's row and uses all of it before the next lines;
+    a resize computes the positions of its lanes once for a column.
+    """
+    others = [a for a in axes if a not in group and a.extent > 1]
+    for axis in reversed(others):
+        for along, across in zip(vector.loads, axis.loads, strict=True):
+            jumps = along is not None and abs(along) > LARGEST_STRIDE
+            if jumps and across == 1:
+                return axis
+    if others and None in vector.loads and not vector.tested:
+        return others[-1]
+    return None
 
 
 def _store_axis(axes: list[Axis]) -> Axis | None:

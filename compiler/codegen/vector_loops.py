@@ -57,7 +57,12 @@ def vectorize_annotated_loops(func: tirx.PrimFunc) -> tirx.PrimFunc:
             if reduction is not None:
                 return vector_reductions.rewrite(reduction, annotations[REDUCE], lanes)
             search = vector_argmax.match(loop)
-            return loop if search is None else vector_argmax.rewrite(search, lanes)
+            if search is None:
+                return loop
+            # Wide searches pay a scalar pass over their lanes at the end.
+            wide = annotations[REDUCE]
+            long = int(loop.extent) >= 4 * wide
+            return vector_argmax.rewrite(search, wide if long else lanes)
         return strip_mine(loop, annotations) if VECTORIZE in annotations else _cut(loop)
 
     return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.For, visit)]))
