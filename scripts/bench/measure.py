@@ -58,8 +58,8 @@ def measure(
     for threads in plan.threads:
         note(f"{name}: {plan.rounds} rounds, {threads} thread{'s' if threads > 1 else ''}")
         entries = {engine.name: Entry(engine.name) for engine in engines}
-        for engine, why in failed.items():
-            entries[engine].refuse(why)
+        for unprepared, why in failed.items():
+            entries[unprepared].refuse(why)
         ready = [engine for engine in engines if engine.name not in failed]
         _measure_threads(network, ready, entries, expected, plan, choose_cpus(threads))
         rows.append(Row(name, threads, entries))

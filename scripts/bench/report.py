@@ -12,6 +12,8 @@ from .results import OURS, Row, by_threads, geometric_mean
 
 # Wide enough for all engines where no terminal sets the width.
 PLAIN_WIDTH = 180
+# The chart cuts longer bars off and writes their height.
+HIGHEST_BAR = 4.0
 
 
 def print_tables(rows: list[Row], engines: Sequence[type[Engine]]) -> None:
@@ -116,7 +118,7 @@ def write_chart(rows: list[Row], engines: Sequence[type[Engine]], path: Path) ->
     figure, panels = pyplot.subplots(
         len(groups),
         1,
-        figsize=(max(6.0, 1.3 * models + 1.5), 3.4 * len(groups)),
+        figsize=(max(8.0, 1.3 * models + 1.5), 3.4 * len(groups)),
         squeeze=False,
         layout="constrained",
     )
@@ -126,12 +128,18 @@ def write_chart(rows: list[Row], engines: Sequence[type[Engine]], path: Path) ->
             offset = (index - (len(engines) - 1) / 2) * width
             heights = [_over_fastest(row, engine.name) for row in some]
             places = [place + offset for place in range(len(some))]
-            panel.bar(places, heights, width, label=engine.title)
+            shown = [min(height, HIGHEST_BAR) for height in heights]
+            panel.bar(places, shown, width, label=engine.title)
+            for place, height in zip(places, heights, strict=True):
+                if height > HIGHEST_BAR:
+                    where = {"ha": "center", "va": "top", "rotation": 90, "fontsize": "small"}
+                    panel.text(place, HIGHEST_BAR, f"{height:.1f} ", color="white", **where)
         panel.axhline(1.0, color="black", linewidth=0.6)
         panel.set_xticks(range(len(some)), [row.model for row in some], rotation=20, ha="right")
         panel.set_ylabel("time over the fastest's")
         panel.set_title(f"{_count(threads)}, lower is better; no bar: not timed")
-    panels[0, 0].legend(ncols=len(engines), fontsize="small")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(engines))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
