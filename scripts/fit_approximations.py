@@ -156,13 +156,6 @@ def main() -> None:
     _polynomial("SIN", lambda u: _series(u, -1, 1), 0.0, quarter_pi**2, 3)
     _polynomial("COS", lambda u: _series(u, -1, 0), 0.0, quarter_pi**2, 4)
     _polynomial("SINH", lambda u: _series(u, 1, 1), 0.0, 1.0, 4)
-    _polynomial(
-        "EXPM1",
-        lambda r: np.where(r == 0, 1, np.expm1(r) / np.where(r == 0, 1, r)),
-        -half_ln2,
-        half_ln2,
-        5,
-    )
     _polynomial("ATAN", _atan_series, 0.0, math.tan(math.pi / 8) ** 2, 4)
     _polynomial("ASIN", _asin_series, 0.0, 0.25, 5)
     _rational("TANH", _over_square_root(math.tanh, 1.0), 0.0, 9.02**2, (6, 3))

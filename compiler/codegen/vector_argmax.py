@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import tvm_ffi
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 
 from compiler.codegen.loop_segments import substituted
 from compiler.codegen.vector_reductions import inline, is_target, uses, vector
@@ -61,7 +62,12 @@ def match(loop: tirx.For) -> ArgReduction | None:
     # Everything that moves with the loop must be one of the two candidates.
     lane_free = [_with_candidates(found, c, _zero(index), _zero(value)) for c in _conditions(found)]
     fixed = [i for store, _ in stores for i in store.indices]
-    return None if any(uses(e, loop.loop_var) for e in (*lane_free, *fixed)) else found
+    if any(uses(e, loop.loop_var) for e in (*lane_free, *fixed)):
+        return None
+    # The index is stored before the value is decided, so the value must not depend on it.
+    loads: list[TensorLoad] = []
+    tvm_ffi.structural_walk(found.keep_value, [(TensorLoad, loads.append)])
+    return None if any(load.source.same_as(index_store.buffer) for load in loads) else found
 
 
 def _chooses(store: tirx.BufferStore, value: tirx.PrimExpr) -> bool:
@@ -168,7 +174,7 @@ def _store_both(
 ) -> tirx.Stmt:
     index = tirx.Select(keep_index, current[0], candidates[0])
     value = tirx.Select(keep_value, current[1], candidates[1])
-    # The index is decided by the old value, so it is stored first; its condition needs both.
+    # The index is decided by the old value, so it is stored first.
     return tirx.SeqStmt(
         [
             tirx.BufferStore(buffers[0], index, indices),
