@@ -128,7 +128,7 @@ def _expand(call: tvm.ir.Call, approximation: Callable[..., tirx.PrimExpr]) -> t
     if dtype.bits == 64 or not str(dtype).startswith("float"):
         return call
     b = Expansion(dtype.lanes)
-    arguments = [b.let(argument) for argument in call.args]
+    arguments = [b.let(b.lift(argument)) for argument in call.args]
     if dtype.bits == 16:
         arguments = [b.cast(argument, "float32") for argument in arguments]
     if len(call.args) == 2:

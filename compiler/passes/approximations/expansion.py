@@ -32,6 +32,23 @@ class Expansion:
         self._bindings.append((var, value))
         return var
 
+    def lift(self, value: tirx.PrimExpr) -> tirx.PrimExpr:
+        """``value`` with the lets inside it bound here: ``f(let a in b)`` -> ``let a in f(b)``.
+
+        Expansions of expansions would nest lets within lets, and code generation takes time
+        exponential in that depth.
+        """
+        while isinstance(value, tirx.Let):
+            if not any(var.same_as(value.var) for var, _ in self._bindings):
+                self._bindings.append((value.var, value.value))
+            value = value.body
+        if isinstance(value, (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)):
+            return type(value)(self.lift(value.a), self.lift(value.b))
+        if isinstance(value, tirx.Select):
+            yes, no = self.lift(value.true_value), self.lift(value.false_value)
+            return tirx.Select(value.condition, yes, no)
+        return value
+
     def finish(self, result: tirx.PrimExpr) -> tirx.PrimExpr:
         """The result as one expression, nested in the bindings made so far."""
         for var, value in reversed(self._bindings):
