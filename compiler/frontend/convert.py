@@ -35,7 +35,6 @@ def convert(
     """
     graph = model.graph
     bindings = bind_inputs(path, graph, shapes, consts)
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
     nodes = live_nodes(graph)
     builder = relax.BlockBuilder()
     importer = GraphImporter(path, model, builder)
@@ -46,7 +45,7 @@ def convert(
         with builder.dataflow():
             try:
                 scope = _scope(path, graph, nodes, bindings, params)
-                importer.run(nodes, scope, opsets or {"": 1})
+                importer.run(nodes, scope, importer.opsets)
                 raise_unsupported(path, importer.unsupported)
                 outputs = _outputs(path, importer, graph, scope)
             except Exception as error:  # leaving the builder half-open makes TVM print a warning

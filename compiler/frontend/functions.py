@@ -30,7 +30,7 @@ def inline(
     attributes.update({a.name: a for a in node.attribute})
     scope: Scope = {name: Value(None) for name in function.input}
     scope.update(zip(function.input, values, strict=False))
-    opsets = {o.domain: o.version for o in function.opset_import}
+    opsets = {**importer.opsets, **{o.domain: o.version for o in function.opset_import}}
     body = [_resolve(inner, attributes) for inner in function.node]
     for index, inner in enumerate(body):
         if not inner.name:
@@ -80,16 +80,25 @@ def schema_function(
     schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
     if schema.has_function:
         versions = [v for v in schema.function_opset_versions if v <= version]
-        return onnx.FunctionProto.FromString(
-            schema.get_function_with_opset_version(max(versions or schema.function_opset_versions))
+        body = schema.get_function_with_opset_version(
+            max(versions or schema.function_opset_versions)
         )
+        return _with_defaults(onnx.FunctionProto.FromString(body), schema)
     versions = schema.context_dependent_function_opset_versions
     chosen = max([v for v in versions if v <= version] or versions)
     body = schema.get_context_dependent_function_with_opset_version(
         chosen, node.SerializeToString(), [_type(item).SerializeToString() for item in data]
     )
     function = onnx.FunctionProto.FromString(body)
-    return function if function.node else None
+    return _with_defaults(function, schema) if function.node else None
+
+
+def _with_defaults(function: onnx.FunctionProto, schema: Any) -> onnx.FunctionProto:
+    """The function with the defaults that the operator's schema gives its attributes."""
+    for attribute in schema.attributes.values():
+        if attribute.default_value.name:
+            function.attribute_proto.append(attribute.default_value)
+    return function
 
 
 def _type(item: Any) -> onnx.TypeProto:

@@ -22,7 +22,7 @@ from tvm import relax
 from compiler.errors import EdgeccError
 from compiler.frontend import converters, functions, limits
 from compiler.frontend.fold import Folder, FoldError
-from compiler.frontend.load import describe
+from compiler.frontend.load import describe, reads
 from compiler.frontend.node import (
     ConversionError,
     NeedsConstantError,
@@ -61,6 +61,9 @@ class GraphImporter:
         self.path = path
         self.builder = builder
         self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.opsets = {
+            ("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import
+        } or {"": 1}
         self.folder = Folder()
         self.unsupported: list[str] = []
         self._nodes = 0
@@ -102,7 +105,8 @@ class GraphImporter:
             values = [scope[name] if name else Value(None) for name in node.input]
         except KeyError as error:
             raise self._error(node, f"reads {error}, which nothing makes") from None
-        origin = frozenset().union(*(value.origin for value in values))
+        # what subgraphs capture counts as well
+        origin = frozenset().union(*(scope[n].origin for n in reads(node) if n in scope))
         if any(value.data is UNSUPPORTED for value in values):
             # Its own operator is still checked, to name all unsupported ones in one message.
             if not converters.is_known(node, opsets) and not self._function(node, opsets):

@@ -22,6 +22,7 @@ def import_case(
     Returns:
         The model, and those of ``inputs`` that it still takes.
     """
+    inputs = [_array(value) for value in inputs]
     values = dict(zip((value.name for value in model.graph.input), inputs, strict=False))
     tensors = (np.ndarray, np.generic)
     arrays = {name: np.asarray(v) for name, v in values.items() if isinstance(v, tensors)}
@@ -40,6 +41,10 @@ def import_case(
             if not missing:
                 raise
             consts.update({name: arrays[name] for name in missing})
+
+
+def _array(value: Any) -> Any:
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def _is_static(model: onnx.ModelProto, name: str) -> bool:
@@ -61,7 +66,7 @@ def run_case(case: Case, folder: Path) -> None:
 
 def compare(results: list[np.ndarray], expected: list[Any], rtol: float, atol: float) -> None:
     assert len(results) == len(expected)
-    for result, reference in zip(results, expected, strict=True):
+    for result, reference in zip(results, map(_array, expected), strict=True):
         assert isinstance(reference, np.ndarray | np.generic), "not a tensor"
         assert result.dtype == reference.dtype, f"{result.dtype} instead of {reference.dtype}"
         assert result.shape == reference.shape, f"{result.shape} instead of {reference.shape}"

@@ -50,8 +50,21 @@ def binary(node: Node) -> relax.Expr:
 
 @converter("BitShift")
 def bit_shift(node: Node) -> relax.Expr:
-    shift = relax.op.left_shift if node.attr("direction") == "LEFT" else relax.op.right_shift
-    return shift(node[0], node[1])
+    """Shifts by the type's width or more (or by negative amounts) push all bits out."""
+    dtype = node.dtype(0)
+    bits = np.dtype(dtype).itemsize * 8
+    left = node.attr("direction") == "LEFT"
+    shift = relax.op.left_shift if left else relax.op.right_shift
+    if node.is_const(1) and ((node.inputs[1] >= 0) & (node.inputs[1] < bits)).all():
+        return shift(node[0], node[1])
+    amount = node[1]
+    outside = relax.op.greater(amount, node.scalar(bits - 1, dtype))
+    if not dtype.startswith("uint"):
+        negative = relax.op.less(amount, node.scalar(0, dtype))
+        outside = relax.op.logical_or(outside, negative)
+    outside = node.emit(outside)
+    result = shift(node[0], relax.op.where(outside, node.scalar(bits - 1, dtype), amount))
+    return relax.op.where(outside, node.scalar(0, dtype), result) if left else result
 
 
 @converter("Mod")
@@ -143,6 +156,8 @@ def _cast(node: Node, dtype: str) -> relax.Expr:
         raise ConversionError("strings are not supported")
     if dtype == source:
         return node[0]
+    if node.is_const(0):  # CastLike wants no more than the type of its run-time input
+        return node.make_constant(node.inputs[0].astype(np_dtype(dtype)))
     if dtype == "bool":
         return relax.op.not_equal(node[0], node.scalar(0, source))
     return relax.op.astype(node[0], dtype)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from tvm import relax
+import math
+
+from tvm import relax, te, tirx
 
 from compiler.frontend.converters.arithmetic import cast
 from compiler.frontend.converters.registry import converter
-from compiler.frontend.node import Node
+from compiler.frontend.node import Node, reduce_axis
 
 _PLAIN = {
     "ReduceSum": relax.op.sum,
@@ -34,7 +36,33 @@ def plain(node: Node) -> relax.Expr:
         return cast(_PLAIN[node.op](relax.op.astype(node[0], "int8"), axes, keep), "bool")
     if dtype == "float16" and node.op == "ReduceSum":
         return cast(relax.op.sum(cast(node[0], "float32"), axes, keep), dtype)
+    if dtype.startswith("float") and node.op in ("ReduceMax", "ReduceMin"):
+        return node.te(_extreme, node[0], axes, keep, node.op == "ReduceMax", name=_NAMES[node.op])
     return _PLAIN[node.op](node[0], axes, keep)
+
+
+_NAMES = {"ReduceMax": "max", "ReduceMin": "min"}
+
+
+def _extreme(x: te.Tensor, axes: list[int], keep: bool, largest: bool) -> te.Tensor:
+    """Largest or smallest elements; TVM's own start from a finite value and lose infinities."""
+    start = -math.inf if largest else math.inf
+    fold = te.comm_reducer(
+        (lambda a, b: tirx.Max(a, b)) if largest else (lambda a, b: tirx.Min(a, b)),
+        lambda dtype: tirx.const(start, dtype),
+        name="max" if largest else "min",
+    )
+    inner = {axis: reduce_axis(x.shape[axis], f"k{axis}") for axis in axes}
+    kept = [a for a in range(len(x.shape)) if a not in inner]
+    shape = [1 if a in inner else n for a, n in enumerate(x.shape)]
+    shape = shape if keep else [x.shape[a] for a in kept]
+
+    def element(*i: tirx.Expr) -> tirx.Expr:
+        place = list(i) if keep else [i[kept.index(a)] if a in kept else 0 for a in range(x.ndim)]
+        place = [inner.get(a, p) for a, p in enumerate(place)]
+        return fold(x(*place), axis=list(inner.values()))
+
+    return te.compute(shape, element, name="max" if largest else "min")
 
 
 @converter("ReduceMean")

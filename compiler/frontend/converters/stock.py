@@ -13,6 +13,8 @@ from compiler.frontend.node import ConversionError, Node
 # Their results call packed functions of TVM's runtime, have dynamic shapes, or are wrong.
 _REFUSED = frozenset(
     [
+        "AffineGrid",
+        "Constant",
         "If",
         "Loop",
         "Scan",
