@@ -16,6 +16,7 @@ from scripts.bench import peers
 from scripts.bench.engines import ENGINES
 from scripts.bench.engines.ncnn import _without_casts
 from scripts.bench.measure import Plan, measure
+from scripts.bench.report import approximations
 from scripts.bench.results import Entry, Row, geometric_mean, pair_ratio, relative_error, to_json
 from scripts.bench.suite import SUITE, write_network
 
@@ -158,6 +159,15 @@ def test_ratios_are_of_pairs():
     assert row.to_best == row.to_onnxruntime == 0.5
     assert geometric_mean([0.5, None, 2.0]) == pytest.approx(1.0)
     assert geometric_mean([None]) is None
+
+
+def test_loose_outputs_are_named():
+    entries = {
+        name: Entry(name, error=error, medians_ms=[1.0], minima_ms=[1.0])
+        for name, error in (("edgecc", 9e-5), ("mnn", 2e-3))
+    }
+    rows = [Row("net", threads, entries) for threads in (1, 2)]
+    assert approximations(rows) == ["approximate: MNN on net, relative error 2.0e-03"]
 
 
 def test_ncnn_casts_of_inputs_become_float_inputs():

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from compiler.cli.bench import read_governor  # noqa: E402
 from compiler.cli.console import error_line, note, result_json, warning_line  # noqa: E402
 from scripts.bench.engines import ENGINES, Engine  # noqa: E402
-from scripts.bench.measure import Plan, measure  # noqa: E402
+from scripts.bench.measure import TOLERANCE, Plan, measure  # noqa: E402
 from scripts.bench.processes import EngineError, Process, choose_cpus  # noqa: E402
 from scripts.bench.report import chart_problem, print_tables, write_chart  # noqa: E402
 from scripts.bench.results import OURS, Row, to_json  # noqa: E402
@@ -150,9 +150,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-3,
+        default=TOLERANCE,
         metavar="E",
-        help="relative error of outputs above which an engine is not timed (1e-3)",
+        help="relative error of outputs above which an engine is not timed (5e-3)",
     )
     parser.add_argument("--out", type=Path, default=Path("build/peers"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="results as JSON on stdout")

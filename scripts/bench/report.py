@@ -12,6 +12,8 @@ from .results import OURS, Row, by_threads, geometric_mean
 
 # Wide enough for all engines where no terminal sets the width.
 PLAIN_WIDTH = 180
+# Relative error that float32 in another order does not explain.
+APPROXIMATE = 1e-4
 # The chart cuts longer bars off and writes their height.
 HIGHEST_BAR = 4.0
 
@@ -23,7 +25,7 @@ def print_tables(rows: list[Row], engines: Sequence[type[Engine]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     for threads, some in by_threads(rows).items():
         console.print(_table(threads, some, engines))
-    for line in refusals(rows):
+    for line in refusals(rows) + approximations(rows):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -38,6 +40,20 @@ def refusals(rows: list[Row]) -> list[str]:
     return [
         f"not timed: {engine} on {model} ({'+'.join(map(str, threads))} threads): {reason}"
         for (model, engine, reason), threads in why.items()
+    ]
+
+
+def approximations(rows: list[Row]) -> list[str]:
+    """One line for each engine that was timed though its outputs are less exact than usual."""
+    worst: dict[tuple[str, str], float] = {}
+    for row in rows:
+        for entry in row.entries.values():
+            if entry.timed and entry.error is not None and entry.error > APPROXIMATE:
+                key = (row.model, _title(entry.engine))
+                worst[key] = max(entry.error, worst.get(key, 0.0))
+    return [
+        f"approximate: {engine} on {model}, relative error {error:.1e}"
+        for (model, engine), error in worst.items()
     ]
 
 
