@@ -38,11 +38,20 @@ def choose_register_tile(
             vectors = c * registers
             if r * vectors + vectors + _temporaries(target, r) > vector.registers:
                 break
-            steps = math.ceil(rows / r) * math.ceil(columns / c)
-            cost = steps * _step_cycles(target, r, vectors, depth)
+            cost = sum(
+                row_tiles * column_tiles * _step_cycles(target, tile_rows, tile_columns, depth)
+                for tile_rows, row_tiles in _tiles(rows, r)
+                for tile_columns, column_tiles in _tiles(columns * registers, vectors)
+            )
             if cost < best_cost * 0.999:
                 best, best_cost = RegisterTile(r, c), cost
     return best
+
+
+def _tiles(total: int, size: int) -> list[tuple[int, int]]:
+    """(extent, count) of the full tiles and of the ragged last one."""
+    tiles = [(size, total // size)]
+    return [*tiles, (total % size, 1)] if total % size else tiles
 
 
 def _temporaries(target: Target, rows: int) -> int:
@@ -62,7 +71,8 @@ def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
     # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
     row_loads = rows / vector.lanes() if target.arch == "aarch64" else rows
     loads = (row_loads + vectors * (1 if in_l1 else 1.5)) / vector.fma_per_cycle
-    return max(fmas, loads, vector.fma_latency) + 0.15 * loads
+    # Accumulators that just cover the latency leave no slack for late loads.
+    return max(fmas, loads, 1.25 * vector.fma_latency) + 0.15 * loads
 
 
 def choose_row_block(
@@ -71,7 +81,8 @@ def choose_row_block(
     """Rows to finish for all columns before the next rows are touched, so that inputs stay in L2.
 
     Without blocks the whole input is read once for every column tile; with blocks the whole
-    weights are read once for every block. The way with less traffic beyond L2 wins.
+    weights are read once for every block. The way with less traffic beyond L2 wins; where an L3
+    holds everything, that traffic is cheap and blocks only cost.
 
     Args:
         row_bytes: input bytes that one row (a picture's or a matrix') of the result reads.
@@ -81,7 +92,7 @@ def choose_row_block(
     """
     l2 = target.caches.l2 or target.caches.l1d
     input_bytes = row_bytes * rows
-    if input_bytes <= l2 // 2:
+    if input_bytes <= l2 // 2 or input_bytes + weight_bytes <= target.caches.l3 // 2:
         return rows
     blocks = math.ceil(input_bytes / (l2 // 2))
     blocked = input_bytes + blocks * weight_bytes
