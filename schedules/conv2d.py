@@ -38,13 +38,18 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     for stage in anchored.stages:
         schedule_stage(sch, stage)
     _, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
-    depth = math.prod(int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:])
-    tile = choose_register_tile(target, width, blocks, lanes, depth)
+    _, _, kw, channels = reduction = [
+        int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]
+    ]
+    depth = math.prod(reduction)
+    tile = choose_register_tile(
+        target, width, blocks, lanes, depth, neighbours_share=kw > 1 and channels == 1
+    )
     # One long row (a 1x1 convolution's) is cut into blocks as several short ones are.
     unit = width if height > 1 else tile.rows
     block = choose_row_block(
         target,
-        row_bytes=_input_bytes(sch, anchored) * unit // (height * width),
+        row_bytes=_input_bytes(sch, anchored, height * width * depth) * unit // (height * width),
         rows=height * math.ceil(width / unit),
         weight_bytes=depth * blocks * lanes * 4,
         column_tiles=math.ceil(blocks / tile.columns),
@@ -53,10 +58,10 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     return {"template": "conv2d", "decision": f"tile {tile.rows}x{tile.columns}, block {block}"}
 
 
-def _input_bytes(sch: s_tir.Schedule, anchored: Anchored) -> int:
-    """Bytes of the (padded) activations that the convolution reads."""
+def _input_bytes(sch: s_tir.Schedule, anchored: Anchored, values: int) -> int:
+    """Bytes of the (padded) activations that are read: strides may leave out most of them."""
     shape = sch.get(anchored.anchor).reads[0].source.ty.shape
-    return math.prod(int(d) for d in shape) * 4
+    return min(math.prod(int(d) for d in shape), values) * 4
 
 
 def _tile(

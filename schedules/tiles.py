@@ -17,7 +17,7 @@ class RegisterTile:
 
 
 def choose_register_tile(
-    target: Target, rows: int, columns: int, width: int, depth: int
+    target: Target, rows: int, columns: int, width: int, depth: int, neighbours_share: bool = False
 ) -> RegisterTile:
     """The tile with the least estimated time for a problem of rows x columns vectors.
 
@@ -29,6 +29,8 @@ def choose_register_tile(
         columns: vectors along the other side (channel blocks, column blocks).
         width: elements of one column as the schedule sees it.
         depth: steps of the reduction.
+        neighbours_share: neighbouring rows read the same inputs at different steps (a window over
+            plain rows of pixels), so that LLVM keeps a row of broadcasts in registers.
     """
     vector = target.vector
     registers = max(1, math.ceil(width / vector.lanes()))
@@ -36,7 +38,7 @@ def choose_register_tile(
     for c in range(1, min(columns, 8) + 1):
         for r in range(1, min(rows, 16) + 1):
             vectors = c * registers
-            if r * vectors + vectors + _temporaries(target, r) > vector.registers:
+            if r * vectors + vectors + _temporaries(target, r, neighbours_share) > vector.registers:
                 break
             cost = sum(
                 row_tiles * column_tiles * _step_cycles(target, tile_rows, tile_columns, depth)
@@ -54,9 +56,9 @@ def _tiles(total: int, size: int) -> list[tuple[int, int]]:
     return [*tiles, (total % size, 1)] if total % size else tiles
 
 
-def _temporaries(target: Target, rows: int) -> int:
+def _temporaries(target: Target, rows: int, neighbours_share: bool) -> int:
     """Registers beside accumulators and weights, as read off LLVM's code for each family."""
-    if target.arch in ("aarch64", "arm"):
+    if target.arch in ("aarch64", "arm") or neighbours_share:
         return rows + 1  # each row's scalar is loaded ahead into a vector register
     return 1 if target.vector.fma else 4  # without FMA: the broadcast and the products
 
@@ -97,4 +99,5 @@ def choose_row_block(
     blocks = math.ceil(input_bytes / (l2 // 2))
     blocked = input_bytes + blocks * weight_bytes
     unblocked = weight_bytes + column_tiles * input_bytes
-    return math.ceil(rows / blocks) if blocked < unblocked else rows
+    # Short blocks use each weight they load less often, so the gain must be clear.
+    return math.ceil(rows / blocks) if 2 * blocked < unblocked else rows
