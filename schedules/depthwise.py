@@ -49,8 +49,10 @@ def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:
     _, _, rows, width, lanes = (int(v.dom.extent) for v in sch.get(anchored.stages[-1]).iter_vars)
     budget = (target.caches.l2 or target.caches.l1d) // 4
     affordable = max(1, budget * height // (rows * width * lanes * 4))
-    bands = math.ceil(height / min(affordable, height))
-    return math.ceil(height / bands)
+    most = min(affordable, height)
+    even = max(b for b in range(1, most + 1) if height % b == 0)
+    # TVM bounds the buffer of a ragged band poorly: better somewhat more bands of equal height.
+    return even if 2 * even >= most else math.ceil(height / math.ceil(height / most))
 
 
 def _tile(sch: s_tir.Schedule, anchored: Anchored, rows: int, band: int, taps: list[int]) -> None:
