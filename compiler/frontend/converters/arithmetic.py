@@ -6,7 +6,7 @@ from functools import reduce
 from typing import TypeGuard
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te, tirx
 
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.node import ConversionError, Node, dtype_of, np_dtype
@@ -161,3 +161,17 @@ def _cast(node: Node, dtype: str) -> relax.Expr:
     if dtype == "bool":
         return relax.op.not_equal(node[0], node.scalar(0, source))
     return relax.op.astype(node[0], dtype)
+
+
+@converter("BitCast")
+def bit_cast(node: Node) -> relax.Expr:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    dtype = str(tensor_dtype_to_np_dtype(node.attr("to")))
+    if "bool" in (dtype, node.dtype(0)):
+        return _cast(node, dtype)  # one byte of 0 or 1 either way
+
+    def reinterpret(x: te.Tensor) -> te.Tensor:
+        return te.compute(x.shape, lambda *i: tirx.reinterpret(dtype, x(*i)), name="bit_cast")
+
+    return node.te(reinterpret, node[0], name="bit_cast")

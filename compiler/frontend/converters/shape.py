@@ -7,6 +7,7 @@ import math
 import numpy as np
 from tvm import relax, te, tirx
 
+from compiler.frontend import limits
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.node import ConversionError, Node, np_dtype
 
@@ -225,7 +226,9 @@ def space_to_depth(node: Node) -> relax.Expr:
     n, c, h, w = node.shape(0)
     b = node.attr("blocksize")
     parts = relax.op.reshape(node[0], (n, c, h // b, b, w // b, b))
-    moved = relax.op.permute_dims(parts, [0, 3, 5, 1, 2, 4])
+    blocks_first = node.attr("mode", "DCR") == "DCR"
+    order = [0, 3, 5, 1, 2, 4] if blocks_first else [0, 1, 3, 5, 2, 4]
+    moved = relax.op.permute_dims(parts, order)
     return relax.op.reshape(moved, (n, c * b * b, h // b, w // b))
 
 
@@ -248,10 +251,14 @@ def constant_of_shape(node: Node) -> relax.Expr:
 
 
 @converter("Range")
-def range_(node: Node) -> None:
-    for index, what in enumerate(("start", "limit", "delta")):
-        node.const(index, what)
-    raise ConversionError("the range is too large to be a constant")
+def range_(node: Node) -> np.ndarray:
+    """Reached where folding declined: operands of one element that are no scalars, or too many."""
+    names = ("start", "limit", "delta")
+    start, limit, delta = (node.const(i, what).reshape(-1)[0] for i, what in enumerate(names))
+    count = (float(limit) - float(start)) / float(delta) if delta else math.inf
+    if not count < limits.MAX_FOLDED_BYTES / start.itemsize:
+        raise ConversionError("the range is too large to be a constant")
+    return np.arange(start, limit, delta).astype(start.dtype)
 
 
 @converter("Trilu")
