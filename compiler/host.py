@@ -79,6 +79,7 @@ def host_target(root: Path = Path("/"), machine: str | None = None) -> Target:
         frequency_ghz=_frequency(cpu, cpuinfo) or target.frequency_ghz,
         caches=_caches(cpu / "cpu0/cache") or target.caches,
         emulator=None,
+        estimate=None,
     )
 
 

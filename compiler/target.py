@@ -9,12 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Caches:
-    """Data cache sizes in bytes; 0 where the level is missing. L2 and L3 as one core sees them."""
+    """Data cache sizes in bytes; 0 where the level is missing. L2 and L3 as one core sees them.
+
+    Args:
+        line: bytes.
+        l1d_ways, l2_ways: associativity.
+    """
 
     l1d: int
     l2: int
     l3: int
     line: int = 64
+    l1d_ways: int = 8
+    l2_ways: int = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,29 @@ class Emulator:
 
 
 @dataclass(frozen=True)
+class LatencyFit:
+    """Cycles of one core from what an emulator counts: a sum of counts times cycles each.
+
+    Args:
+        error: mean relative error of a whole network that the fit has not seen.
+        source: what was fitted to what.
+    """
+
+    cycles_per_instruction: float
+    cycles_per_l1d_miss: float
+    cycles_per_l2_miss: float
+    error: float
+    source: str
+
+    def cycles(self, instructions: int, l1d_misses: int, l2_misses: int) -> float:
+        return (
+            self.cycles_per_instruction * instructions
+            + self.cycles_per_l1d_miss * l1d_misses
+            + self.cycles_per_l2_miss * l2_misses
+        )
+
+
+@dataclass(frozen=True)
 class Target:
     """One CPU. See targets/*.toml for the fields' meaning and units."""
 
@@ -68,6 +98,7 @@ class Target:
     linker_triple: str  # zig
     linker_cpu: str  # zig -mcpu for the C runtime
     emulator: Emulator | None
+    estimate: LatencyFit | None = None  # None: nobody has fitted this CPU
 
     def peak_gflops(self, dtype_bits: int = 32) -> float:
         """Multiply-accumulate peak of one core, 2 operations an FMA lane, at frequency_ghz."""

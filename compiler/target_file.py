@@ -14,7 +14,7 @@ from typing import Any
 
 import targets
 from compiler.errors import EdgeccError
-from compiler.target import Caches, Emulator, Target, Vector
+from compiler.target import Caches, Emulator, LatencyFit, Target, Vector
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,6 +76,12 @@ def _positive(value: Any) -> float:
     return float(value)
 
 
+def _not_negative(value: Any) -> float:
+    if type(value) not in (int, float) or not (value >= 0 and math.isfinite(value)):
+        raise _FaultError("must be a number, 0 or above")
+    return float(value)
+
+
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
         raise _FaultError("must be true or false")
@@ -130,11 +136,25 @@ _SCHEMA: Schema = {
         "fma_latency": _integer(1, 100),
         "fma_per_cycle": _positive,
     },
-    "caches": {"l1d": _nonzero_size, "l2": _size, "l3": _size, "line": _line},
+    "caches": {
+        "l1d": _nonzero_size,
+        "l2": _size,
+        "l3": _size,
+        "line": _line,
+        "l1d_ways": _integer(1, 64),
+        "l2_ways": _integer(1, 64),
+    },
     "linker": {"triple": _text, "cpu": _text},
     "emulator": _EMULATOR,
+    "estimate": {
+        "cycles_per_instruction": _positive,
+        "cycles_per_l1d_miss": _not_negative,
+        "cycles_per_l2_miss": _not_negative,
+        "error": _positive,
+        "source": _text,
+    },
 }
-_OPTIONAL = ("emulator",)
+_OPTIONAL = ("emulator", "estimate")
 
 
 def names() -> list[str]:
@@ -157,18 +177,16 @@ def load(name_or_file: str | Path) -> Target:
             "rename the file",
         )
     _check_triple(values, path)
+    _check_ways(values["caches"], path)
     return make_target(path.stem, values)
 
 
 def make_target(name: str, values: Mapping[str, Any]) -> Target:
     """A Target of values with the layout and types of a checked file."""
     linker = values["linker"]
-    emulator = values.get("emulator")
-    plain = {
-        key: value
-        for key, value in values.items()
-        if key not in ("vector", "caches", "linker", "emulator")
-    }
+    emulator, estimate = values.get("emulator"), values.get("estimate")
+    tables = ("vector", "caches", "linker", "emulator", "estimate")
+    plain = {key: value for key, value in values.items() if key not in tables}
     return Target(
         name=name,
         vector=Vector(**values["vector"]),
@@ -177,6 +195,7 @@ def make_target(name: str, values: Mapping[str, Any]) -> Target:
         linker_cpu=linker["cpu"],
         # An empty command says that nothing emulates this CPU.
         emulator=Emulator(**emulator) if emulator and emulator["command"] else None,
+        estimate=LatencyFit(**estimate) if estimate else None,
         **plain,
     )
 
@@ -304,3 +323,13 @@ def _check_triple(values: Mapping[str, Any], path: Path) -> None:
         arch = _TRIPLE_ARCH.get(head, head)
         if arch != values["arch"] and not (values["arch"] == "arm" and arch.startswith("armv")):
             raise EdgeccError(f"{path}: {key}: '{triple}' is not of arch {values['arch']}")
+
+
+def _check_ways(caches: Mapping[str, int], path: Path) -> None:
+    for level in ("l1d", "l2"):
+        size, ways, line = caches[level], caches[f"{level}_ways"], caches["line"]
+        if size % (ways * line):
+            raise EdgeccError(
+                f"{path}: caches.{level}_ways: {size} bytes are not whole sets of {ways} lines of "
+                f"{line} bytes"
+            )

@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from compiler import __version__
-from compiler.cli import bench, build, inspect, profile, run, targets, verify
+from compiler.cli import bench, build, estimate, inspect, profile, run, targets, verify
 from compiler.cli.console import error_line, hint_line
 from compiler.cli.options import DEBUG, Debug
 from compiler.errors import EdgeccError
@@ -84,6 +84,7 @@ for command in (
     run.run,
     bench.bench,
     profile.profile,
+    estimate.estimate,
     verify.verify,
     inspect.inspect,
     targets.targets,

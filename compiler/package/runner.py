@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +38,17 @@ class Runner:
 
     Args:
         package: the package; its library is not loaded into this process.
+        emulate: run it under the target's emulator even where this CPU could.
     Raises:
         CannotRunError: neither this CPU nor an installed emulator can run it.
     """
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, *, emulate: bool = False) -> None:
         self.package = package
         target = package.manifest["target"]
         reason = why_not_on_host(target["arch"], tuple(target["required"]))
+        if reason is None and emulate:
+            reason = "counting needs an emulator"
         self.prefix: list[str] = [] if reason is None else _emulator(package, reason)
 
     @property
@@ -100,6 +103,26 @@ class Runner:
         ]
         return operator_times(rows, operators)
 
+    def count(
+        self,
+        inputs: Mapping[str, np.ndarray] | None,
+        execute: Callable[[Sequence[str], Path], None],
+        *,
+        warmup: int = 1,
+    ) -> None:
+        """Runs with a mark before, between and after the operators, on one thread.
+
+        Args:
+            execute: runs a command in a folder, with what makes sense of the marks.
+        """
+        inputs = inputs or random_inputs(self.package.inputs)
+        with _workspace() as work:
+            # Fixed names: the length of a path moves the stack, and so changes cache misses.
+            shutil.copyfile(self.package.library, work / "library.so")
+            self._prepare(work, inputs)
+            command = ["./runner", "./library.so", "count", "1", "in.bin", str(max(0, warmup))]
+            execute([*self.prefix, *command], work)
+
     def _time(
         self,
         mode: str,
@@ -122,13 +145,8 @@ class Runner:
         rest: Sequence[str],
         timeout: float | None,
     ) -> subprocess.CompletedProcess[str]:
-        arrays = name_inputs(self.package.inputs, (), inputs)
-        with open(work / "in.bin", "wb") as file:
-            for array in arrays.values():
-                file.write(array.tobytes())
-        target = self.package.manifest["target"]
-        runner = build_runner(target["linker_triple"], target["linker_cpu"], work)
-        command = [*self.prefix, str(runner), str(self.package.library.resolve())]
+        self._prepare(work, inputs)
+        command = [*self.prefix, str(work / "runner"), str(self.package.library.resolve())]
         command += [mode, str(threads), str(work / "in.bin"), *rest]
         try:
             done = subprocess.run(
@@ -137,8 +155,17 @@ class Runner:
         except subprocess.TimeoutExpired as error:
             raise EdgeccError(f"{self.package.library} did not finish in {timeout:g} s") from error
         if done.returncode:
-            raise EdgeccError(f"{self.package.library}: {_problem(done)}")
+            raise EdgeccError(f"{self.package.library}: {problem(done)}")
         return done
+
+    def _prepare(self, work: Path, inputs: Mapping[str, np.ndarray]) -> None:
+        """Writes in.bin and the runner into `work`."""
+        arrays = name_inputs(self.package.inputs, (), inputs)
+        with open(work / "in.bin", "wb") as file:
+            for array in arrays.values():
+                file.write(array.tobytes())
+        target = self.package.manifest["target"]
+        build_runner(target["linker_triple"], target["linker_cpu"], work)
 
 
 @contextlib.contextmanager
@@ -151,6 +178,7 @@ def build_runner(triple: str, cpu: str, work: Path) -> Path:
     """Compiles runtime/runner.c for the target into `work`."""
     source = RUNTIME_DIR / "runner.c"
     arguments = ["-target", triple, f"-mcpu={cpu}", "-O2", "-g0", "-s", "-std=gnu11"]
+    arguments.append("-rdynamic")  # so that a library's calls can reach the runner
     zig([*arguments, str(source), "-ldl", "-o", str(work / "runner")], work, keep=True)
     return work / "runner"
 
@@ -173,7 +201,8 @@ def _emulator(package: Package, reason: str) -> list[str]:
     return [*command, *(["-L", sysroot] if sysroot else [])]
 
 
-def _problem(done: subprocess.CompletedProcess[str]) -> str:
+def problem(done: subprocess.CompletedProcess[str]) -> str:
+    """What the runner's exit status and last line of stderr say."""
     code = done.returncode
     detail = done.stderr.strip().splitlines()
     text = detail[-1] if detail else ""
