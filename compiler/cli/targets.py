@@ -69,6 +69,7 @@ def _describe(target: Target, json: bool) -> None:
         ("caches", ", ".join(f"{name} {console.size(n)}" for name, n in levels if n)),
         ("linker", f"zig cc -target {target.linker_triple} -mcpu={target.linker_cpu}"),
         ("emulator", " ".join(emulator.command) if emulator else "none"),
+        ("estimate", target.estimate.source if target.estimate else "counts only, no fit"),
     ]
     if emulator:
         rows.append(("Debian packages", " ".join(emulator.packages)))

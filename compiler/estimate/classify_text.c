@@ -35,16 +35,19 @@ static bool has_register(const char *operands, char letter) {
   return false;
 }
 
+/* b, bl, bx, blx, each with a condition or ".w" behind it; but not bic, bfi, bfc, bkpt. */
 static bool arm_branch(const char *mnemonic) {
-  static const char *const names[] = {
-      "b",   "bl",  "bx",  "blx", "cbz", "cbnz", "tbb", "tbh", "beq", "bne", "bhs",  "blo",
-      "bmi", "bpl", "bvs", "bvc", "bhi", "bls",  "bge", "blt", "bgt", "ble", "bxeq", "bxne",
-      NULL};
+  static const char *const names[] = {"b", "bl", "bx", "blx", "cbz", "cbnz", "tbb", "tbh", NULL};
+  static const char *const conditions[] = {"eq", "ne", "hs", "lo", "mi", "pl", "vs", "vc",
+                                           "hi", "ls", "ge", "lt", "gt", "le", NULL};
   char plain[32];
-  size_t n = strcspn(mnemonic, "."); /* "beq.w" */
+  size_t n = strcspn(mnemonic, ".");
   if (n >= sizeof plain) n = sizeof plain - 1;
   memcpy(plain, mnemonic, n);
   plain[n] = 0;
+  if (one_of(plain, names)) return true;
+  if (n < 3 || !one_of(plain + n - 2, conditions)) return false;
+  plain[n - 2] = 0;
   return one_of(plain, names);
 }
 
@@ -92,8 +95,10 @@ static int x86_memory(const char *operands) {
 
 static enum instruction_class x86_simd(const char *mnemonic, const char *operands) {
   const size_t n = strlen(mnemonic);
-  const bool scalar = n > 2 && (!strcmp(mnemonic + n - 2, "ss") || !strcmp(mnemonic + n - 2, "sd"));
-  const bool move = strstr(mnemonic, "mov") || strstr(mnemonic, "broadcast");
+  const bool broadcast = strstr(mnemonic, "broadcast") != NULL;
+  const bool scalar = !broadcast && n > 2 &&
+                      (!strcmp(mnemonic + n - 2, "ss") || !strcmp(mnemonic + n - 2, "sd"));
+  const bool move = broadcast || strstr(mnemonic, "mov");
   const int memory = move ? x86_memory(operands) : 0;
   if (memory == 1) return scalar ? CLASS_LOAD : CLASS_VECTOR_LOAD;
   if (memory == 2) return scalar ? CLASS_STORE : CLASS_VECTOR_STORE;

@@ -86,10 +86,24 @@ def estimate_package(
         timeout: seconds the emulator may take.
     Raises:
         EdgeccError: a file of the package was changed, the target is a file of the user's own and
-            was not given, the emulator is missing or takes no plugins, or the library fails.
+            was not given or is of another architecture, the emulator is missing or takes no
+            plugins, or the library fails.
     """
     package.check_files()
+    built_for = package.manifest["target"]
     target = target or _own_target(package)
+    if target.arch != built_for["arch"]:
+        raise EdgeccError(
+            f"--target {target.name} is {target.arch}, {package.path} is {built_for['arch']}",
+            "build the model for that target",
+        )
+    if built_for["emulator"] is None:
+        raise EdgeccError(
+            f"{package.path}: nothing emulates its target {package.target_name}, so its "
+            "instructions can't be counted",
+            "`bench` times it on a machine like that; --target arm_cortex_a72 at `build` makes a "
+            "package that can be estimated",
+        )
     runner = Runner(package, emulate=True)
     plugin = build_plugin()
     regions: list[Counts] = []

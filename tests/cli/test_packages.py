@@ -189,7 +189,7 @@ def test_wrong_results_fail(edgecc, host_package, tmp_path):
     assert "verification failed: output 'logits' is off by" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "profile", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["run", "bench", "profile", "estimate", "verify", "inspect"])
 def test_what_is_no_package(edgecc, tmp_path, command):
     (tmp_path / "empty").mkdir()
     done = edgecc(command, "empty")

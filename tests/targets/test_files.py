@@ -57,6 +57,33 @@ def test_shipped_target_is_consistent(name):
         assert target.emulator.command[0] == f"qemu-{target.arch}"
 
 
+def test_fitted_targets_say_how_well_and_from_what():
+    fitted = [name for name in SHIPPED if load_target(name).estimate]
+    assert fitted == ["arm_cortex_a53", "arm_cortex_a72", "arm_cortex_a76"]
+    for name in fitted:
+        fit = load_target(name).estimate
+        assert 0 < fit.error < 0.2
+        assert "Raspberry Pi" in fit.source
+    assert load_target("arm_cortex_a72").estimate.cycles(100, 10, 1) == pytest.approx(
+        79 + 123.5 + 8.95
+    )
+    assert load_target("host").estimate is None
+
+
+def test_ways_must_divide_a_cache(tmp_path):
+    text = COMPLETE.replace("l1d_ways = 2", "l1d_ways = 3")
+    fails(write(tmp_path, text), "board.toml", "caches.l1d_ways", "32768", "3 lines of 64")
+
+
+def test_a_fit_is_read_strictly(tmp_path):
+    text = COMPLETE.replace("cycles_per_l2_miss = 8.95", "cycles_per_l2_miss = -1")
+    fails(write(tmp_path, text), "estimate.cycles_per_l2_miss", "0 or above")
+    text = COMPLETE.replace("cycles_per_l2_miss = 8.95", "")
+    fails(write(tmp_path, text), "missing key estimate.cycles_per_l2_miss")
+    text = COMPLETE.replace("error = 0.059", 'error = "small"')
+    fails(write(tmp_path, text), "estimate.error", "above 0")
+
+
 def test_known_values():
     pi4 = load_target("arm_cortex_a72")
     assert (pi4.caches.l1d, pi4.caches.l2, pi4.caches.line) == (32768, 1 << 20, 64)
