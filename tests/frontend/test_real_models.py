@@ -1,28 +1,28 @@
-"""Real networks through the importer, compared with ONNX Runtime."""
+"""Real networks become plain Relax of static shapes; tests/networks runs what is built of them."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from tvm import relax
 
 from compiler.frontend import import_model
-from tests.conformance.host import run_on_host
+from compiler.frontend.node import shape_of
 from tests.real_models import NAMES, real_model
 
-
-def relative_error(result: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference over the largest magnitude of the reference."""
-    difference = np.abs(result.astype(np.float64) - reference.astype(np.float64))
-    return float(difference.max() / max(np.abs(reference.astype(np.float64)).max(), 1e-30))
+_PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_matches_onnxruntime(name: str) -> None:
+def test_imports_statically(name: str) -> None:
     model = real_model(name)
     imported = import_model(model.path, model.shapes, model.consts)
     assert [info.name for info in imported.inputs] == list(model.feeds)
-    results = run_on_host(imported, list(model.feeds.values()))
-    for info, result, reference in zip(imported.outputs, results, model.reference(), strict=True):
-        assert result.shape == reference.shape == info.shape
-        assert relative_error(result, reference) <= 1e-4, info.name
+    for info in imported.inputs:
+        feed = model.feeds[info.name]
+        assert (info.dtype, info.shape) == (str(feed.dtype), feed.shape)
+    for block in imported.module["main"].body.blocks:
+        for binding in block.bindings:
+            assert not isinstance(binding.value, relax.If)
+            assert getattr(getattr(binding.value, "op", None), "name", "") not in _PACKED
+            if isinstance(binding.var.ty, relax.TensorType):
+                assert all(extent > 0 for extent in shape_of(binding.var))
