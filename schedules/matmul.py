@@ -40,7 +40,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     for stage in anchored.stages:
         schedule_stage(sch, stage)
     tile = choose_register_tile(
-        target, *(extent(sch, loop) for loop in (rows, blocks, lanes, depth))
+        target, extent(sch, rows), extent(sch, blocks), extent(sch, lanes), extent(sch, depth)
     )
     _tile(sch, target, anchored, tile, extent(sch, lanes))
     return {"template": "matmul", "decision": f"tile {tile.rows}x{tile.columns}"}

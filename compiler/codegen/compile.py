@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import tvm
@@ -19,6 +22,10 @@ from compiler.program import KernelCall, Location, Program, Space, TensorInfo
 from compiler.target import Target
 
 Progress = Callable[[str, int, int], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# Fixed, and not a share of the cores: the same model gives the same bytes everywhere.
+KERNELS_PER_OBJECT = 8
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,7 @@ def compile_module(
                 report=kernel.report,
             )
         )
-    progress("objects", 0, 1)
-    objects = (object_code({k.symbol: k.lowered for k in kernels.values()}, target),)
+    objects = _compile_objects(list(kernels.values()), target, progress)
     return Program(name, inputs, outputs, tuple(calls), arena, weights, objects)
 
 
@@ -101,9 +107,8 @@ def _compile_kernels(
     graph: Graph, module: tvm.IRModule, target: Target, progress: Progress
 ) -> dict[str, Kernel]:
     names = list(dict.fromkeys(call.function for call in graph.calls))
-    kernels = {}
-    for done, name in enumerate(names):
-        progress("kernels", done, len(names))
+
+    def compile_kernel(name: str) -> Kernel:
         func = module[name]
         macs, in_place = work.multiply_accumulates(func), work.in_place_inputs(func)
         scheduled, report = schedules.apply(func, target)
@@ -112,9 +117,39 @@ def _compile_kernels(
             scheduled = scheduled.with_attr("tirx.noalias", False)
         symbol = "op_" + re.sub(r"\W", "_", name)
         lowered = lower({symbol: scheduled}, target)[symbol]
-        kernels[name] = Kernel(symbol, lowered, macs, tuple(in_place), report)
-    progress("kernels", len(names), len(names))
-    return kernels
+        return Kernel(symbol, lowered, macs, tuple(in_place), report)
+
+    return dict(zip(names, _in_threads(compile_kernel, names, "kernels", progress), strict=True))
+
+
+def _compile_objects(
+    kernels: list[Kernel], target: Target, progress: Progress
+) -> tuple[bytes, ...]:
+    """Object files of a fixed number of kernels each, so that the cores share the work."""
+    groups = [
+        kernels[i : i + KERNELS_PER_OBJECT] for i in range(0, len(kernels), KERNELS_PER_OBJECT)
+    ]
+
+    def compile_group(group: list[Kernel]) -> bytes:
+        return object_code({k.symbol: k.lowered for k in group}, target)
+
+    return tuple(_in_threads(compile_group, groups, "objects", progress))
+
+
+def _in_threads(
+    function: Callable[[Item], Result], items: list[Item], stage: str, progress: Progress
+) -> list[Result]:
+    """Map over items on all cores: TVM and LLVM work outside Python's lock."""
+    results: list[Result] = []
+    executor = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for done, result in enumerate(executor.map(function, items)):
+            progress(stage, done, len(items))
+            results.append(result)
+    finally:
+        executor.shutdown(cancel_futures=True)
+    progress(stage, len(items), len(items))
+    return results
 
 
 def _copy_outputs_that_are_not_results(graph: Graph, module: tvm.IRModule) -> None:
