@@ -40,10 +40,11 @@ def gather(node: Node) -> relax.Expr:
         part = relax.op.strided_slice(node[0], [axis], [begin], [begin + 1])
         return relax.op.reshape(part, (*dims[:axis], *node.shape(1), *dims[axis + 1 :]))
     # the indices are within bounds already: no second check in the kernel
-    return node.te(_take, node[0], index, axis, name="take")
+    return node.te(take, node[0], index, axis, name="take")
 
 
-def _take(x: te.Tensor, index: te.Tensor, axis: int) -> te.Tensor:
+def take(x: te.Tensor, index: te.Tensor, axis: int) -> te.Tensor:
+    """Kernel: elements of ``x`` along ``axis`` at indices that lie within it."""
     rank = len(index.shape)
     shape = [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]]
 
@@ -118,7 +119,7 @@ def compress(node: Node) -> relax.Expr:
     if axis is None:
         x, dims, axis = node.emit(relax.op.reshape(x, (int(np.prod(dims)),))), (-1,), 0
     axis = node.axis_in(axis, len(dims))
-    return node.te(_take, x, keep.astype(np.int64), axis, name="take")
+    return node.te(take, x, keep.astype(np.int64), axis, name="take")
 
 
 @converter("ReverseSequence")

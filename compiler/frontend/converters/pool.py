@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 from tvm import relax, te, tirx
@@ -137,8 +139,9 @@ def _sum_pool(x: te.Tensor, view: Window, power: float = 1.0) -> te.Tensor:
     def source(*index: tirx.Expr) -> tirx.Expr:
         at, inside = place(index)
         value = tirx.if_then_else(inside, x(*index[:2], *at), tirx.const(0, x.dtype))
-        if power == 2.0:
-            value = value * value
+        if power.is_integer() and 1 < power <= 4:
+            factor = value if power == 2.0 else tirx.abs(value)
+            value = reduce(operator.mul, [factor] * int(power))
         elif power != 1.0:
             value = tirx.power(tirx.abs(value), tirx.const(power, x.dtype))
         return te.sum(value, axes)

@@ -9,6 +9,7 @@ from tvm import relax
 
 from compiler.frontend.converters.arithmetic import cast
 from compiler.frontend.converters.conv import convolve
+from compiler.frontend.converters.index import take
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.node import ConversionError, Node, shape_of
 
@@ -43,7 +44,7 @@ def _blocked(node: Node, index: int, dims: tuple[int, ...]) -> relax.Expr:
         if count != extent:
             block = node.attr("block_size") or -(-extent // count)
             positions = (np.arange(extent) // block).astype(np.int64)
-            x = node.emit(relax.op.take(x, node.make_constant(positions), axis))
+            x = node.te(take, x, positions, axis, name="take")
     return x
 
 
