@@ -148,13 +148,10 @@ def slice_(node: Node) -> relax.Expr | np.ndarray:
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise ConversionError("starts, ends, axes and steps do not agree")
     x = node[0]
-    bounds = [
-        slice(start, end, step).indices(dims[axis])
-        for start, end, step, axis in zip(
-            starts, _open_ended(ends, steps), steps, axes, strict=True
-        )
+    ranges = [
+        _positions(start, end, step, dims[axis])
+        for start, end, step, axis in zip(starts, ends, steps, axes, strict=True)
     ]
-    ranges = [range(*b) for b in bounds]
     if any(len(r) == 0 for r in ranges):
         shape = [len(ranges[axes.index(a)]) if a in axes else n for a, n in enumerate(dims)]
         return np.zeros(shape, node.dtype(0))
@@ -172,11 +169,13 @@ def slice_(node: Node) -> relax.Expr | np.ndarray:
     return node.te(_reversed, node.emit(x), backward, name="reverse_slice") if backward else x
 
 
-def _open_ended(ends: list[int], steps: list[int]) -> list[int | None]:
-    """With a negative step the least integer means "through the first element"."""
-    return [
-        None if step < 0 and end < -(2**30) else end for end, step in zip(ends, steps, strict=True)
-    ]
+def _positions(start: int, end: int, step: int, extent: int) -> range:
+    """The elements of a slice; beyond either end ONNX clamps where NumPy finds nothing."""
+    start = start + extent if start < 0 else start
+    end = end + extent if end < 0 else end
+    if step < 0:
+        return range(min(max(start, 0), extent - 1), min(max(end, -1), extent - 1), step)
+    return range(min(max(start, 0), extent), min(max(end, 0), extent), step)
 
 
 def _reversed(x: te.Tensor, ranges: dict[int, range]) -> te.Tensor:
