@@ -70,10 +70,10 @@ def partition_tail(sch: Schedule, loop: Loop) -> None:
     sch.annotate(loop, "pragma_loop_partition_hint", 1)
 
 
-def spread(sch: Schedule, loops: list[Loop], work: int) -> Loop:
+def spread(sch: Schedule, loops: list[Loop], work: int, grain: int = PARALLEL_GRAIN) -> Loop:
     """Fuse loops into one and run it on all threads where the work is worth it."""
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
-    if work >= PARALLEL_GRAIN and extent(sch, fused) > 1:
+    if work >= grain and extent(sch, fused) > 1:
         sch.parallel(fused)
     return fused
 

@@ -27,7 +27,13 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.tiles import RegisterTile, choose_register_tile, choose_row_block
+from schedules.tiles import (
+    RegisterTile,
+    choose_register_tile,
+    choose_row_block,
+    parallel_grain,
+    split_for_cores,
+)
 
 
 def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
@@ -37,7 +43,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
-    _, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
+    batch, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
     _, _, kw, channels = reduction = [
         int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]
     ]
@@ -54,6 +60,9 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         weight_bytes=depth * blocks * lanes * 4,
         column_tiles=math.ceil(blocks / tile.columns),
     )
+    if height == 1:
+        tasks = batch * math.ceil(blocks / tile.columns)
+        block = split_for_cores(target, math.ceil(width / tile.rows), block, tasks)
     _tile(sch, target, anchored, tile, block)
     return {"template": "conv2d", "decision": f"tile {tile.rows}x{tile.columns}, block {block}"}
 
@@ -91,5 +100,5 @@ def _tile(
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
     rows = [] if one_row else [row]
-    spread(sch, [n, row_block, oc_outer, *rows], macs)
+    spread(sch, [n, row_block, oc_outer, *rows], macs, parallel_grain(target))
     sch.decompose_reduction(anchored.anchor, r_outer)

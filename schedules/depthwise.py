@@ -15,6 +15,7 @@ from tvm import s_tir
 
 from compiler.target import Target
 from schedules.blocks import Anchored, extent, find_anchored, iterations, partition_tail, spread
+from schedules.tiles import parallel_grain
 
 MAX_UNROLLED_TAPS = 9
 MAX_TILE = 8
@@ -29,7 +30,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     taps = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
     rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
     band = choose_band(target, sch, anchored)
-    _tile(sch, anchored, rows, band, taps)
+    _tile(sch, target, anchored, rows, band, taps)
     return {"template": "depthwise", "decision": f"tile {rows}, band {band}"}
 
 
@@ -55,7 +56,14 @@ def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:
     return even if 2 * even >= most else math.ceil(height / math.ceil(height / most))
 
 
-def _tile(sch: s_tir.Schedule, anchored: Anchored, rows: int, band: int, taps: list[int]) -> None:
+def _tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    rows: int,
+    band: int,
+    taps: list[int],
+) -> None:
     n, block, oh, ow, lane = sch.get_loops(anchored.output)
     work = iterations(sch, anchored.anchor)
     band_outer, oh_inner = sch.split(oh, [None, band])
@@ -78,5 +86,5 @@ def _tile(sch: s_tir.Schedule, anchored: Anchored, rows: int, band: int, taps: l
         sch.unroll(kh)
     sch.vectorize(lane)
     sch.unroll(ow_inner)
-    spread(sch, [outer], work)
+    spread(sch, [outer], work, parallel_grain(target))
     sch.decompose_reduction(anchored.anchor, kh)

@@ -25,7 +25,12 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.tiles import RegisterTile, choose_register_tile
+from schedules.tiles import (
+    RegisterTile,
+    choose_register_tile,
+    parallel_grain,
+    split_for_cores,
+)
 
 
 def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
@@ -51,9 +56,15 @@ def _tile(
 ) -> None:
     macs = iterations(sch, anchored.anchor)
     *batch, row, column = sch.get_loops(anchored.output)
-    columns = extent(sch, column)
+    ragged = extent(sch, column) % (tile.columns * lanes) != 0
     row_outer, row_inner = sch.split(row, [None, tile.rows])
     tile_outer, tile_inner, lane = sch.split(column, [None, tile.columns, lanes])
+    if not ragged:
+        row_tiles = extent(sch, row_outer)
+        tasks = math.prod(extent(sch, loop) for loop in (*batch, tile_outer))
+        block = split_for_cores(target, row_tiles, row_tiles, tasks)
+        row_block, row_outer = sch.split(row_outer, [None, block])
+        batch.append(row_block)
     sch.reorder(*batch, tile_outer, row_outer, row_inner, tile_inner, lane)
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
     partition_tail(sch, row_outer)
@@ -70,17 +81,18 @@ def _tile(
     sch.vectorize(lane)
     sch.unroll(tile_inner)
     sch.unroll(row_inner)
-    _parallelise(sch, batch, tile_outer, macs, ragged=columns % (tile.columns * lanes) != 0)
+    grain = parallel_grain(target)
+    if ragged:
+        _share_ragged(sch, batch, tile_outer, macs, grain)
+    else:
+        spread(sch, [*batch, tile_outer], macs, grain)
     sch.decompose_reduction(anchored.anchor, depth)
 
 
-def _parallelise(sch: s_tir.Schedule, batch: list, tile_outer, macs: int, ragged: bool) -> None:
-    """Share the column tiles, or where the last one is ragged, rather whole matrices."""
-    matrices = math.prod(extent(sch, loop) for loop in batch)
-    if ragged and matrices > 1:
+def _share_ragged(sch: s_tir.Schedule, batch: list, tile_outer, macs: int, grain: int) -> None:
+    """Share the column tiles and split the last one off, or share whole matrices."""
+    if math.prod(extent(sch, loop) for loop in batch) > 1:
         partition_tail(sch, tile_outer)
-        spread(sch, batch, macs)
-        return
-    shared = spread(sch, [*batch, tile_outer], macs)
-    if ragged:
-        partition_tail(sch, shared)
+        spread(sch, batch, macs, grain)
+    else:
+        partition_tail(sch, spread(sch, [*batch, tile_outer], macs, grain))

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from compiler.target import Target
 
+TASKS_PER_CORE = 4
+WORTH_WAKING_SECONDS = 10e-6
+
 
 @dataclass(frozen=True)
 class RegisterTile:
@@ -101,3 +104,20 @@ def choose_row_block(
     unblocked = weight_bytes + column_tiles * input_bytes
     # Short blocks use each weight they load less often, so the gain must be clear.
     return math.ceil(rows / blocks) if 2 * blocked < unblocked else rows
+
+
+def split_for_cores(target: Target, rows: int, block: int, other_tasks: int) -> int:
+    """A block of rows small enough that all cores find work.
+
+    Args:
+        rows: rows (or tiles of rows) of the result.
+        block: rows of a block as the caches want it.
+        other_tasks: independent tasks beside the blocks of rows.
+    """
+    wanted = math.ceil(TASKS_PER_CORE * target.cores / other_tasks)
+    return min(block, math.ceil(rows / wanted))
+
+
+def parallel_grain(target: Target) -> int:
+    """Multiply-accumulates that take a core about ten microseconds, a few times a wake-up."""
+    return int(WORTH_WAKING_SECONDS * target.peak_gflops() * 1e9 / 2)
