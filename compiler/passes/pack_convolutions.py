@@ -105,18 +105,48 @@ class _Packer(Rewriter):
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         extra = _two(attrs.output_padding, 0)
         top, left, bottom, right = _four(attrs.padding)
-        pads = (
+        wanted = (
             reach[0] - top,
             reach[1] - left,
             reach[0] - bottom + extra[0],
             reach[1] - right + extra[1],
         )
-        if min(pads) < 0:
-            return None
         groups = int(attrs.groups)
-        flipped = relax.const(_transpose_weight(values, groups))
+        flipped = self._flip_weight(weight, groups)
+        pads = _four([max(p, 0) for p in wanted])
         window = Window(kernel, (1, 1), pads, dilation)
-        return self._emit_convolution(call, flipped, window, groups, _two(attrs.strides, 1))
+        result = self._emit_convolution(call, flipped, window, groups, _two(attrs.strides, 1))
+        if min(wanted) >= 0:
+            return result
+        return self._crop(result, [max(-p, 0) for p in wanted])
+
+    def _crop(self, packed: Packed, border: list[int]) -> relax.Expr:
+        """Cut (top, left, bottom, right) off; for pads beyond the kernel's reach."""
+        plain = self.to_plain(packed)
+        height, width = packed.spatial
+        top, left, bottom, right = border
+        axes, begin, end = [2, 3], [top, left], [height - bottom, width - right]
+        if len(packed.shape) == 3:
+            axes, begin, end = [2], begin[1:], end[1:]
+        return self.builder.emit(relax.op.strided_slice(plain, axes, begin, end))
+
+    def _flip_weight(self, weight: relax.Expr, groups: int) -> relax.Expr:
+        """[IC, OC/g, ...] of a transposed convolution -> flipped [OC, IC/g, ...]."""
+        ic, oc, *kernel = shape_of(weight)
+        grouped = (groups, ic // groups, oc, *kernel)
+        axes = (0, 2, 1, *range(3, len(grouped)))
+        result = (groups * oc, ic // groups, *kernel)
+        spatial = range(2, len(result))
+        value = constant_of(weight)
+        if value is not None:
+            value = value.reshape(grouped).transpose(axes).reshape(result)
+            return relax.const(np.ascontiguousarray(np.flip(value, axis=tuple(spatial))))
+        weight = self.builder.emit(relax.op.reshape(weight, grouped))
+        weight = self.builder.emit(relax.op.permute_dims(weight, axes))
+        weight = self.builder.emit(relax.op.reshape(weight, result))
+        for axis in spatial:
+            weight = self.builder.emit(relax.op.flip(weight, axis))
+        return weight
 
     def _emit_convolution(
         self,
@@ -126,10 +156,10 @@ class _Packer(Rewriter):
         groups: int,
         spread: tuple[int, int] = (1, 1),
     ) -> Packed:
-        shape = shape_of(call)
         out_channels, in_channels = shape_of(weight)[:2]
         data = self.value(call.args[0])
         logical = data.shape if isinstance(data, Packed) else shape_of(data)
+        shape = _result_shape(logical, out_channels, window, spread)
         depthwise = groups > 1 and in_channels == 1 and groups == out_channels == logical[1]
         block = self.lanes
         if groups > 1 and not depthwise:
@@ -310,9 +340,11 @@ def _four(padding) -> tuple[int, int, int, int]:
     return (0, padding[0], 0, padding[1]) if len(padding) == 2 else tuple(padding)
 
 
-def _transpose_weight(weight: np.ndarray, groups: int) -> np.ndarray:
-    """[IC, OC/g, ...] of a transposed convolution -> flipped [OC, IC/g, ...]."""
-    ic, oc, *kernel = weight.shape
-    weight = weight.reshape(groups, ic // groups, oc, *kernel).swapaxes(1, 2)
-    weight = weight.reshape(groups * oc, ic // groups, *kernel)
-    return np.ascontiguousarray(np.flip(weight, axis=tuple(range(2, weight.ndim))))
+def _result_shape(
+    shape: tuple[int, ...], channels: int, window: Window, spread: tuple[int, int]
+) -> tuple[int, ...]:
+    """Logical shape of a convolution over the input spread out by zeros."""
+    spatial = (1, shape[2]) if len(shape) == 3 else shape[2:]
+    spread_out = [(extent - 1) * s + 1 for extent, s in zip(spatial, spread, strict=True)]
+    oh, ow = window.output_size(*spread_out)
+    return (shape[0], channels, ow) if len(shape) == 3 else (shape[0], channels, oh, ow)

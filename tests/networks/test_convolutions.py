@@ -38,6 +38,7 @@ class Case:
     attributes: dict[str, Any] = field(default_factory=dict)
     op: str = "Conv"
     relu: bool = True
+    dynamic: bool = False  # the weight is an input
 
 
 def build(cases: list[Case], seed: int = 0) -> onnx.ModelProto:
@@ -49,10 +50,12 @@ def build(cases: list[Case], seed: int = 0) -> onnx.ModelProto:
         first, second = (case.oc, case.ic) if case.op == "Conv" else (case.ic, case.oc)
         shape = (first, second // groups, *case.kernel)
         scale = np.sqrt(1 / np.prod(shape[1:]))
-        weights += [
-            numpy_helper.from_array((rng.standard_normal(shape) * scale).astype("f4"), f"w{i}"),
-            numpy_helper.from_array(rng.standard_normal(case.oc).astype("f4"), f"b{i}"),
-        ]
+        weights.append(numpy_helper.from_array(rng.standard_normal(case.oc).astype("f4"), f"b{i}"))
+        if case.dynamic:
+            inputs.append(helper.make_tensor_value_info(f"w{i}", 1, shape))
+        else:
+            value = (rng.standard_normal(shape) * scale).astype("f4")
+            weights.append(numpy_helper.from_array(value, f"w{i}"))
         result = f"y{i}" if not case.relu else f"c{i}"
         nodes.append(
             helper.make_node(case.op, [f"x{i}", f"w{i}", f"b{i}"], [result], **case.attributes)
@@ -102,6 +105,10 @@ FORMS = [
         op="ConvTranspose",
     ),
     Case(3, 5, (7,), (3,), {"strides": [3], "output_padding": [1]}, op="ConvTranspose"),
+    Case(3, 5, (9, 7), (1, 2), {"strides": [2, 1], "pads": [1, 2, 0, 1]}, op="ConvTranspose"),
+    Case(4, 6, (9,), (2,), {"pads": [2, 3]}, op="ConvTranspose", dynamic=True),
+    Case(6, 4, (5, 5), (3, 3), {"strides": [2, 2], "group": 2}, op="ConvTranspose", dynamic=True),
+    Case(5, 11, (6, 5), (3, 2), {"pads": [1, 0, 1, 1]}, dynamic=True),
 ]
 
 
