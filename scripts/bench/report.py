@@ -38,7 +38,7 @@ def refusals(rows: list[Row]) -> list[str]:
                 key = (row.model, _title(entry.engine), entry.refused)
                 why.setdefault(key, []).append(row.threads)
     return [
-        f"not timed: {engine} on {model} ({'+'.join(map(str, threads))} threads): {reason}"
+        f"not timed: {engine} on {model} ({_counts(threads)}): {reason}"
         for (model, engine, reason), threads in why.items()
     ]
 
@@ -105,6 +105,10 @@ def _ratio(value: float | None) -> str:
 
 def _count(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _counts(threads: Sequence[int]) -> str:
+    return _count(threads[0]) if len(threads) == 1 else f"{'+'.join(map(str, threads))} threads"
 
 
 def _title(engine: str) -> str:

@@ -54,8 +54,8 @@ class Engine(ABC):
         if not absent:
             return None
         modules = ", ".join(absent)
-        packages = " ".join(cls.requires[module] for module in absent)
-        return f"{modules} not installed: pip install {packages}"
+        commands = " && ".join(f"pip install {cls.requires[module]}" for module in absent)
+        return f"{modules} not installed: {commands}"
 
     @abstractmethod
     def version(self) -> str:
