@@ -13,6 +13,7 @@ A tile of output pixels x output-channel vectors stays in registers while the re
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from tvm import s_tir
 
@@ -31,9 +32,26 @@ from schedules.tiles import (
     RegisterTile,
     choose_register_tile,
     choose_row_block,
+    even_block,
     parallel_grain,
     split_for_cores,
 )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tuner may choose.
+
+    Args:
+        tile: accumulators kept in registers.
+        block: rows (of one long row: row tiles) finished for all columns before the next.
+    """
+
+    tile: RegisterTile
+    block: int
+
+    def __str__(self) -> str:
+        return f"tile {self.tile.rows}x{self.tile.columns}, block {self.block}"
 
 
 def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
@@ -43,28 +61,54 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
+    decision = decide(sch, target, anchored)
+    _tile(sch, target, anchored, decision)
+    return {"template": "conv2d", "decision": str(decision)}
+
+
+def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
+    """The default decision: register tile first, then blocks for caches and cores."""
     batch, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
     _, _, kw, channels = reduction = [
         int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]
     ]
     depth = math.prod(reduction)
-    tile = choose_register_tile(
-        target, width, blocks, lanes, depth, neighbours_share=kw > 1 and channels == 1
-    )
+    touched = _input_bytes(sch, anchored, height * width * depth)
+
+    def choose_tile(even_rows: bool) -> RegisterTile:
+        return choose_register_tile(
+            target,
+            width,
+            blocks,
+            lanes,
+            depth,
+            neighbours_share=kw > 1 and channels == 1,
+            even_rows=even_rows,
+            even_columns=target.arch == "aarch64",  # guards break up its vector loads
+        )
+
+    def choose_block(tile: RegisterTile, rows: int) -> int:
+        column_tiles = math.ceil(blocks / tile.columns)
+        weight_bytes = depth * blocks * lanes * 4
+        block = choose_row_block(target, touched // rows, rows, weight_bytes, column_tiles)
+        if height == 1:
+            block = split_for_cores(target, rows, block, batch * column_tiles)
+        return even_block(rows, block)
+
+    tile = choose_tile(even_rows=False)
+    if height > 1:
+        return Decision(tile, choose_block(tile, height))
     # One long row (a 1x1 convolution's) is cut into blocks as several short ones are.
-    unit = width if height > 1 else tile.rows
-    block = choose_row_block(
-        target,
-        row_bytes=_input_bytes(sch, anchored, height * width * depth) * unit // (height * width),
-        rows=height * math.ceil(width / unit),
-        weight_bytes=depth * blocks * lanes * 4,
-        column_tiles=math.ceil(blocks / tile.columns),
-    )
-    if height == 1:
-        tasks = batch * math.ceil(blocks / tile.columns)
-        block = split_for_cores(target, math.ceil(width / tile.rows), block, tasks)
-    _tile(sch, target, anchored, tile, block)
-    return {"template": "conv2d", "decision": f"tile {tile.rows}x{tile.columns}, block {block}"}
+    rows = math.ceil(width / tile.rows)
+    block = choose_block(tile, rows)
+    if block < rows and width % tile.rows:
+        # A guard for the last tile cannot be split off inside blocks.
+        even = choose_tile(even_rows=True)
+        if even.rows * even.columns * 2 < tile.rows * tile.columns:
+            return Decision(tile, rows)
+        tile, rows = even, width // even.rows
+        block = choose_block(tile, rows)
+    return Decision(tile, block)
 
 
 def _input_bytes(sch: s_tir.Schedule, anchored: Anchored, values: int) -> int:
@@ -73,15 +117,13 @@ def _input_bytes(sch: s_tir.Schedule, anchored: Anchored, values: int) -> int:
     return min(math.prod(int(d) for d in shape), values) * 4
 
 
-def _tile(
-    sch: s_tir.Schedule, target: Target, anchored: Anchored, tile: RegisterTile, block: int
-) -> None:
+def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Decision) -> None:
     macs = iterations(sch, anchored.anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = extent(sch, oh) == 1
-    oc_outer, oc_inner = sch.split(oc, [None, tile.columns])
-    ow_outer, ow_inner = sch.split(ow, [None, tile.rows])
-    row_block, row = sch.split(ow_outer if one_row else oh, [None, block])
+    oc_outer, oc_inner = sch.split(oc, [None, decision.tile.columns])
+    ow_outer, ow_inner = sch.split(ow, [None, decision.tile.rows])
+    row_block, row = sch.split(ow_outer if one_row else oh, [None, decision.block])
     if one_row:
         ow_outer = row
         sch.reorder(n, row_block, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from compiler.target import Target
 
 TASKS_PER_CORE = 4
+# More columns are more streams of weights than addressing modes and prefetchers follow.
+MAX_COLUMNS = 4
+# What a ragged last tile costs beside a full one: on AArch64 it cannot load whole vectors of rows.
+RAGGED_COST = {"aarch64": 1.3}
 WORTH_WAKING_SECONDS = 10e-6
 
 
@@ -20,7 +24,14 @@ class RegisterTile:
 
 
 def choose_register_tile(
-    target: Target, rows: int, columns: int, width: int, depth: int, neighbours_share: bool = False
+    target: Target,
+    rows: int,
+    columns: int,
+    width: int,
+    depth: int,
+    neighbours_share: bool = False,
+    even_rows: bool = False,
+    even_columns: bool = False,
 ) -> RegisterTile:
     """The tile with the least estimated time for a problem of rows x columns vectors.
 
@@ -34,29 +45,36 @@ def choose_register_tile(
         depth: steps of the reduction.
         neighbours_share: neighbouring rows read the same inputs at different steps (a window over
             plain rows of pixels), so that LLVM keeps a row of broadcasts in registers.
+        even_rows: take only tiles that divide the rows.
+        even_columns: take only tiles that divide the columns.
     """
     vector = target.vector
     registers = max(1, math.ceil(width / vector.lanes()))
     best, best_cost = RegisterTile(1, 1), math.inf
-    for c in range(1, min(columns, 8) + 1):
+    for c in range(1, min(columns, MAX_COLUMNS) + 1):
+        if even_columns and columns % c:
+            continue
         for r in range(1, min(rows, 16) + 1):
+            if even_rows and rows % r:
+                continue
             vectors = c * registers
             if r * vectors + vectors + _temporaries(target, r, neighbours_share) > vector.registers:
                 break
             cost = sum(
                 row_tiles * column_tiles * _step_cycles(target, tile_rows, tile_columns, depth)
-                for tile_rows, row_tiles in _tiles(rows, r)
-                for tile_columns, column_tiles in _tiles(columns * registers, vectors)
+                for tile_rows, row_tiles in _tiles(target, rows, r)
+                for tile_columns, column_tiles in _tiles(target, columns * registers, vectors)
             )
             if cost < best_cost * 0.999:
                 best, best_cost = RegisterTile(r, c), cost
     return best
 
 
-def _tiles(total: int, size: int) -> list[tuple[int, int]]:
-    """(extent, count) of the full tiles and of the ragged last one."""
-    tiles = [(size, total // size)]
-    return [*tiles, (total % size, 1)] if total % size else tiles
+def _tiles(target: Target, total: int, size: int) -> list[tuple[int, float]]:
+    """(extent, weighted count) of the full tiles and of the ragged last one."""
+    tiles = [(size, float(total // size))]
+    ragged = (total % size, RAGGED_COST.get(target.arch, 1.05))
+    return [*tiles, ragged] if total % size else tiles
 
 
 def _temporaries(target: Target, rows: int, neighbours_share: bool) -> int:
@@ -68,14 +86,14 @@ def _temporaries(target: Target, rows: int, neighbours_share: bool) -> int:
 
 def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
     """Estimated cycles of one reduction step: FMAs, loads, or the chain of dependent FMAs."""
-    vector = target.vector
+    vector, l1d = target.vector, target.caches.l1d
+    vector_bytes = max(vector.bits, 32) // 8
     fmas = rows * vectors / vector.fma_per_cycle
     # The weights of a tile are read again for every tile along the rows: from L2 if L1 is small.
-    panel_bytes = vectors * depth * max(vector.bits, 32) // 8
-    in_l1 = panel_bytes <= target.caches.l1d * 3 // 4
+    panel_in_l1 = vectors * depth * vector_bytes <= l1d * 3 // 4
     # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
     row_loads = rows / vector.lanes() if target.arch == "aarch64" else rows
-    loads = (row_loads + vectors * (1 if in_l1 else 1.5)) / vector.fma_per_cycle
+    loads = (row_loads + vectors * (1 if panel_in_l1 else 1.5)) / vector.fma_per_cycle
     # Accumulators that just cover the latency leave no slack for late loads.
     return max(fmas, loads, 1.25 * vector.fma_latency) + 0.15 * loads
 
@@ -116,6 +134,12 @@ def split_for_cores(target: Target, rows: int, block: int, other_tasks: int) -> 
     """
     wanted = math.ceil(TASKS_PER_CORE * target.cores / other_tasks)
     return min(block, math.ceil(rows / wanted))
+
+
+def even_block(rows: int, most: int) -> int:
+    """The largest block up to ``most`` that divides the rows; all rows where that is too small."""
+    block = max(b for b in range(1, most + 1) if rows % b == 0)
+    return block if 2 * block >= most else rows
 
 
 def parallel_grain(target: Target) -> int:
