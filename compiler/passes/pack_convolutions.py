@@ -82,23 +82,21 @@ class _Packer(Rewriter):
         layouts = ("NCW", "OIW") if one_d else ("NCHW", "OIHW")
         if (attrs.data_layout, attrs.kernel_layout) != layouts or not _is_float(call):
             return None
-        weight = call.args[1]
+        weight = self.plain(call.args[1])
         kernel = shape_of(weight)[2:]
         window = Window(
             _two(kernel, 1), _two(attrs.strides, 1), _four(attrs.padding), _two(attrs.dilation, 1)
         )
         return self._emit_convolution(call, weight, window, int(attrs.groups))
 
-    def _transposed_convolution(self, call: relax.Call) -> Packed | None:
+    def _transposed_convolution(self, call: relax.Call) -> Packed | relax.Expr | None:
         """A convolution of the input with zeros put between its elements and flipped weights."""
         attrs = call.attrs
-        weight = call.args[1]
-        values = constant_of(weight)
+        weight = self.plain(call.args[1])
         if (
             attrs.data_layout not in ("NCW", "NCHW")
             or attrs.kernel_layout not in ("IOW", "IOHW")
             or not _is_float(call)
-            or values is None
         ):
             return None
         kernel, dilation = _two(shape_of(weight)[2:], 1), _two(attrs.dilation, 1)

@@ -126,6 +126,15 @@ def test_constant_operands_of_products_are_packed_at_compile_time():
     assert tuple(int(d) for d in call.args[1].fields[1].ty.shape) == (3, 6, 8)
 
 
+def test_computed_weights_are_packed_at_run_time():
+    def build(b, x, w):
+        return relax.op.nn.conv2d(x, b.emit(relax.op.nn.relu(w)), padding=1)
+
+    packed = operators(pack_convolutions(module(build, (1, 8, 5, 5), (8, 8, 3, 3)), TARGET))
+    assert packed[0] == "nn.relu"
+    assert packed[-2:] == ["@conv2d", "@unpack_channels"]
+
+
 def test_integer_products_are_left_alone():
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((3, 6), "int32"))
