@@ -56,6 +56,7 @@ def check(
     tolerance: float = 1e-4,
     inputs: Mapping[str, np.ndarray] | None = None,
     consts: Mapping[str, np.ndarray] | None = None,
+    threads: int = 2,
     **options,
 ) -> Program:
     """Assert that the model's outputs on the target agree with ONNX Runtime's.
@@ -66,6 +67,7 @@ def check(
     Args:
         tolerance: largest difference over the largest magnitude, for each output.
         consts: inputs that are compiled in.
+        threads: the result must be the same bits with one thread and with so many.
         options: of ``import_model``.
     """
     path = model if isinstance(model, Path) else folder / "model.onnx"
@@ -84,7 +86,7 @@ def check(
         program = compile_onnx(path, narrow, consts=consts or {}, **options)
         runner = Runner(open_package(write_package(program, narrow, folder / "narrow")))
     inputs = inputs or random_inputs(program.inputs)
-    got = runner.run(inputs, threads=2)
+    got = runner.run(inputs, threads)
     for name, want in reference(path, {**inputs, **(consts or {})}).items():
         assert got[name].shape == want.shape, name
         assert got[name].dtype == want.dtype, name

@@ -20,6 +20,7 @@ def test_real_model(name, target, tmp_path):
         inputs=model.feeds,
         shapes=model.shapes,
         consts=model.consts,
+        threads=1 if target.startswith("arm") else 2,  # emulation is slow
     )
     assert program.arena.nbytes <= 1.1 * program.arena.peak_live
     serial = [call.label for call in program.calls if call.report.get("serial")]
