@@ -11,6 +11,7 @@ import numpy as np
 
 from compiler.errors import EdgeccError
 from compiler.package import Golden
+from compiler.package.verify import difference
 from compiler.program import TensorInfo
 
 SEED = 0
@@ -114,9 +115,9 @@ def _spread(wanted: Iterable[np.ndarray], noisy: Iterable[np.ndarray]) -> float:
     spread = 0.0
     for want, got in zip(wanted, noisy, strict=True):
         if want.dtype.kind == "f" and want.size:
-            moved = np.abs(got.astype(np.float64) - want).max()
-            spread = max(spread, float(moved / max(np.abs(want).max(), 1e-30)))
-    return spread if np.isfinite(spread) else 0.0
+            moved = difference(got, want)
+            spread = max(spread, moved if np.isfinite(moved) else 0.0)
+    return spread
 
 
 def _candidates(

@@ -11,6 +11,13 @@ from enum import Enum
 
 import numpy as np
 
+ALIGNMENT = 64  # bytes; of the arena, the weights and everything in them
+
+
+def align(nbytes: int) -> int:
+    """The next multiple of ALIGNMENT."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
 
 @dataclass(frozen=True)
 class TensorInfo:

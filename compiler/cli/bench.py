@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compiler.cli import console
-from compiler.cli.options import Debug, Json, Package, Threads
+from compiler.cli.options import Debug, Emulate, Json, Package, Threads
 from compiler.errors import EdgeccError
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0.01, max=3600, help="How long to measure, at least ten runs.")
     ] = 1.0,
-    emulate: Annotated[
-        bool,
-        typer.Option("--emulate", help="Time a foreign target under its emulator all the same."),
-    ] = False,
+    emulate: Emulate = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

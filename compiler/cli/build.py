@@ -10,7 +10,7 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
-from compiler.cli.options import Debug, Json
+from compiler.cli.options import Debug, Json, Shape
 from compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,13 +41,7 @@ def build(
             show_default=False,
         ),
     ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=1x3x224x224",
-            help="Shape of an input that the model leaves open; repeatable.",
-        ),
-    ] = None,
+    shape: Shape = None,
     const: Annotated[
         list[str] | None,
         typer.Option(

@@ -10,7 +10,7 @@ import typer
 
 from compiler.cli import chart, console
 from compiler.cli.model import default_model, parse_shapes
-from compiler.cli.options import Debug, Json
+from compiler.cli.options import Debug, Json, Shape
 from compiler.errors import EdgeccError
 
 
@@ -19,13 +19,7 @@ def inspect(
         Path | None,
         typer.Argument(metavar="MODEL|PACKAGE", help="An ONNX file or a package folder."),
     ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=1x3x224x224",
-            help="Shape of an input that the model leaves open; repeatable.",
-        ),
-    ] = None,
+    shape: Shape = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

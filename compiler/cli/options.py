@@ -24,6 +24,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Package = Annotated[
     Path, typer.Argument(metavar="PACKAGE", help="The folder that `edgecc build` wrote.")
 ]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=1x3x224x224",
+        help="Shape of an input that the model leaves open; repeatable.",
+    ),
+]
+Emulate = Annotated[
+    bool,
+    typer.Option("--emulate", help="Time a foreign target under its emulator all the same."),
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads to use instead of the target's cores."),

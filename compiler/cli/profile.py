@@ -9,7 +9,7 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.bench import refuse_foreign
-from compiler.cli.options import Debug, Json, Package, Threads
+from compiler.cli.options import Debug, Emulate, Json, Package, Threads
 
 if TYPE_CHECKING:
     from compiler.runtime.timing import OperatorTime
@@ -19,10 +19,7 @@ def profile(
     package: Package,
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=1, max=100000, help="Runs to take medians of.")] = 20,
-    emulate: Annotated[
-        bool,
-        typer.Option("--emulate", help="Time a foreign target under its emulator all the same."),
-    ] = False,
+    emulate: Emulate = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

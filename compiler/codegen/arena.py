@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from compiler.program import Allocation, ArenaPlan
+from compiler.program import Allocation, ArenaPlan, align
 
-ALIGNMENT = 64
 MAX_REPAIRS = 300
 
 
@@ -53,10 +52,6 @@ def plan_arena(intervals: Iterable[Interval], scratch_bytes: int = 0) -> ArenaPl
     return ArenaPlan(nbytes, peak, allocations, scratch_bytes)
 
 
-def _align(nbytes: int) -> int:
-    return (nbytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-
-
 def _roots(intervals: list[Interval]) -> dict[str, str]:
     root: dict[str, str] = {}
     for interval in intervals:
@@ -71,9 +66,9 @@ def _group_in_place(intervals: list[Interval]) -> dict[str, Interval]:
     for i in intervals:
         name = root[i.name]
         if name not in groups:
-            groups[name] = Interval(name, _align(i.nbytes), i.first, i.last)
+            groups[name] = Interval(name, align(i.nbytes), i.first, i.last)
         group = groups[name]
-        group.nbytes = max(group.nbytes, _align(i.nbytes))
+        group.nbytes = max(group.nbytes, align(i.nbytes))
         group.last = max(group.last, i.last)
     return groups
 

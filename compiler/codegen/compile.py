@@ -15,10 +15,10 @@ from tvm import tirx
 
 import schedules
 from compiler.codegen import work
-from compiler.codegen.arena import ALIGNMENT, Interval, plan_arena
+from compiler.codegen.arena import Interval, plan_arena
 from compiler.codegen.graph import Buffer, Call, Graph, read_graph
 from compiler.codegen.lower import LoweredFunction, lower, object_code
-from compiler.program import KernelCall, Location, Program, Space, TensorInfo
+from compiler.program import ALIGNMENT, KernelCall, Location, Program, Space, TensorInfo
 from compiler.target import Target
 
 Progress = Callable[[str, int, int], None]

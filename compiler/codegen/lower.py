@@ -20,6 +20,7 @@ from compiler.codegen.index_casts import NarrowIndexCasts
 from compiler.codegen.strided_loads import ShuffleStridedLoads
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
 from compiler.passes.approximate_math import ApproximateMath
+from compiler.program import ALIGNMENT, align
 from compiler.target import Target
 
 # Temporaries up to this size live on the stack of the thread that uses them.
@@ -182,7 +183,7 @@ class _Temporaries:
                 buffer, annotations={"disable_lower_builtin": tirx.IntImm("int32", 1)}
             )
         if self._in_parallel:
-            self.scratch += math.ceil(nbytes / 64) * 64 + 64
+            self.scratch += align(nbytes) + ALIGNMENT
             return stmt
         pointer = tirx.Var(f"workspace{len(self.pointers)}", tvm.ir.PointerType(buffer.ty.dtype))
         self.pointers.append(pointer)

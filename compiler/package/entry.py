@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.package.cpu import required_features
-from compiler.program import KernelCall, Location, Program, Space, TensorInfo
+from compiler.program import ALIGNMENT, KernelCall, Location, Program, Space, TensorInfo, align
 from compiler.target import Target
 
 DTYPES = {
@@ -26,7 +26,6 @@ DTYPES = {
     "float32": "EDGECC_FLOAT32",
     "float64": "EDGECC_FLOAT64",
 }
-ALIGNMENT = 64  # of the arena, the weights and every kernel workspace
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,6 @@ def c_string(text: str) -> str:
         else:
             out.append(f"\\{byte:03o}")
     return '"' + "".join(out) + '"'
-
-
-def align(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def arena_bytes(program: Program) -> int:

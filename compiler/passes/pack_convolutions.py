@@ -87,7 +87,7 @@ class _Packer(Rewriter):
         window = Window(
             _two(kernel, 1), _two(attrs.strides, 1), _four(attrs.padding), _two(attrs.dilation, 1)
         )
-        return self._emit_convolution(call, weight, window, int(attrs.groups))
+        return self._emit_convolution(call.args[0], weight, window, int(attrs.groups))
 
     def _transposed_convolution(self, call: relax.Call) -> Packed | relax.Expr | None:
         """A convolution of the input with zeros put between its elements and flipped weights."""
@@ -113,7 +113,9 @@ class _Packer(Rewriter):
         flipped = self._flip_weight(weight, groups)
         pads = _four([max(p, 0) for p in wanted])
         window = Window(kernel, (1, 1), pads, dilation)
-        result = self._emit_convolution(call, flipped, window, groups, _two(attrs.strides, 1))
+        result = self._emit_convolution(
+            call.args[0], flipped, window, groups, _two(attrs.strides, 1)
+        )
         if min(wanted) >= 0:
             return result
         return self._crop(result, [max(-p, 0) for p in wanted])
@@ -148,14 +150,14 @@ class _Packer(Rewriter):
 
     def _emit_convolution(
         self,
-        call: relax.Call,
+        activations: relax.Expr,
         weight: relax.Expr,
         window: Window,
         groups: int,
         spread: tuple[int, int] = (1, 1),
     ) -> Packed:
         out_channels, in_channels = shape_of(weight)[:2]
-        data = self.value(call.args[0])
+        data = self.value(activations)
         logical = data.shape if isinstance(data, Packed) else shape_of(data)
         shape = _result_shape(logical, out_channels, window, spread)
         depthwise = groups > 1 and in_channels == 1 and groups == out_channels == logical[1]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.codegen.arena import ALIGNMENT, Interval, plan_arena
-from compiler.program import ArenaPlan
+from compiler.codegen.arena import Interval, plan_arena
+from compiler.program import ALIGNMENT, ArenaPlan
 
 
 def overlaps(plan: ArenaPlan) -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from compiler.frontend import import_model
 from compiler.package import open_package, write_package
 from compiler.package.runner import CannotRunError, Runner
 from compiler.passes import optimize
-from compiler.program import Program, TensorInfo
+from compiler.program import Program
+from compiler.runtime.arrays import random_inputs
 from compiler.target import Target, load_target
 
 
@@ -25,18 +26,6 @@ def compile_onnx(path: Path, target: Target, **options) -> Program:
     imported = import_model(path, **options)
     module = optimize(imported.module, target)
     return compile_module(module, target, imported.name, imported.inputs, imported.outputs)
-
-
-def random_inputs(inputs: tuple[TensorInfo, ...], seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded normal floats; zeros and ones for integers."""
-    rng = np.random.default_rng(seed)
-
-    def draw(info: TensorInfo) -> np.ndarray:
-        if info.dtype.startswith("float"):
-            return rng.standard_normal(info.shape).astype(info.dtype)
-        return rng.integers(0, 2, info.shape).astype(info.dtype)
-
-    return {info.name: draw(info) for info in inputs}
 
 
 def reference(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
