@@ -17,6 +17,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from compiler.codegen.index_casts import NarrowIndexCasts
+from compiler.codegen.partition_hints import RenewPartitionHints
 from compiler.codegen.strided_loads import ShuffleStridedLoads
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
 from compiler.passes.approximate_math import ApproximateMath
@@ -115,6 +116,7 @@ def _loop_passes() -> tvm.ir.transform.Pass:
             tirx.transform.FlattenBuffer(),
             tirx.transform.BF16ComputeLegalize(),
             tirx.transform.NarrowDataType(32),
+            RenewPartitionHints(),
             NarrowIndexCasts(),
             VectorizeAnnotatedLoops(),
             tirx.transform.ConvertSSA(),
