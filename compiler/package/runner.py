@@ -160,12 +160,15 @@ class Runner:
 
     def _prepare(self, work: Path, inputs: Mapping[str, np.ndarray]) -> None:
         """Writes in.bin and the runner into `work`."""
+        self._write_inputs(work, inputs)
+        target = self.package.manifest["target"]
+        build_runner(target["linker_triple"], target["linker_cpu"], work)
+
+    def _write_inputs(self, work: Path, inputs: Mapping[str, np.ndarray]) -> None:
         arrays = name_inputs(self.package.inputs, (), inputs)
         with open(work / "in.bin", "wb") as file:
             for array in arrays.values():
                 file.write(array.tobytes())
-        target = self.package.manifest["target"]
-        build_runner(target["linker_triple"], target["linker_cpu"], work)
 
 
 @contextlib.contextmanager

@@ -97,7 +97,12 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
     return distance / scale if scale else distance
 
 
-def _load_golden(package: Package) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def load_golden(package: Package) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The golden inputs and outputs by name.
+
+    Raises:
+        EdgeccError: they are missing or damaged.
+    """
     try:
         with np.load(package.path / "golden.npz", allow_pickle=False) as data:
             inputs = {t.name: data[f"input_{i}"] for i, t in enumerate(package.inputs)}
@@ -113,7 +118,7 @@ def golden_inputs(package: Package) -> dict[str, np.ndarray] | None:
     """The golden inputs by name, or None where the package has none."""
     if not (package.path / "golden.npz").is_file():
         return None
-    return _load_golden(package)[0]
+    return load_golden(package)[0]
 
 
 def _check_outputs(
@@ -162,7 +167,7 @@ def verify_package(
         runner = Runner(package)
     except CannotRunError as error:
         return Verification("skipped", reason=error.message, hint=error.hint)
-    inputs, want = _load_golden(package)
+    inputs, want = load_golden(package)
     threads = threads or min(4, max(2, package.manifest["target"]["cores"]))
     how = f"under {runner.emulator}" if runner.emulator else "natively"
     try:

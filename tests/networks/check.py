@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from compiler.passes import optimize
 from compiler.program import Program
 from compiler.runtime.arrays import random_inputs
 from compiler.target import Target, load_target
+from tests.bochs.machine import BochsRunner
 
 
 def compile_onnx(path: Path, target: Target, **options) -> Program:
@@ -50,8 +50,7 @@ def check(
 ) -> Program:
     """Assert that the model's outputs on the target agree with ONNX Runtime's.
 
-    Where this machine cannot run an x86 target, the package is built all the same, and the same
-    loops are checked in the code that LLVM makes of them for AVX2.
+    Where this machine cannot run an x86 target, Bochs does.
 
     Args:
         tolerance: largest difference over the largest magnitude, for each output.
@@ -71,9 +70,7 @@ def check(
     except CannotRunError as error:
         if machine.arch != "x86_64":
             pytest.skip(error.message)
-        narrow = replace(machine, name="wide_loops_on_avx2", cpu="x86-64-v3", features=())
-        program = compile_onnx(path, narrow, consts=consts or {}, **options)
-        runner = Runner(open_package(write_package(program, narrow, folder / "narrow")))
+        runner = BochsRunner(package)
     inputs = inputs or random_inputs(program.inputs)
     got = runner.run(inputs, threads)
     for name, want in reference(path, {**inputs, **(consts or {})}).items():
