@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir
 
+from compiler.passes.packed_ops import PHASES
 from compiler.target import Target
 from schedules.blocks import (
     Anchored,
@@ -73,6 +74,7 @@ def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
         int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]
     ]
     depth = math.prod(reduction)
+    phases = int(sch.get(anchored.anchor).annotations.get(PHASES, 1))
     touched = _input_bytes(sch, anchored, height * width * depth)
 
     def choose_tile(even_rows: bool) -> RegisterTile:
@@ -83,6 +85,7 @@ def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
             lanes,
             depth,
             neighbours_share=kw > 1 and channels == 1,
+            phases=phases,
             even_rows=even_rows,
             even_columns=target.arch == "aarch64",  # guards break up its vector loads
         )

@@ -32,6 +32,7 @@ def choose_register_tile(
     neighbours_share: bool = False,
     even_rows: bool = False,
     even_columns: bool = False,
+    phases: int = 1,
 ) -> RegisterTile:
     """The tile with the least estimated time for a problem of rows x columns vectors.
 
@@ -47,18 +48,21 @@ def choose_register_tile(
             plain rows of pixels), so that LLVM keeps a row of broadcasts in registers.
         even_rows: take only tiles that divide the rows.
         even_columns: take only tiles that divide the columns.
+        phases: neighbouring rows use the weights of so many phases in turn; divides the rows.
     """
     vector = target.vector
     registers = max(1, math.ceil(width / vector.lanes()))
-    best, best_cost = RegisterTile(1, 1), math.inf
+    best, best_cost = RegisterTile(phases, 1), math.inf
     for c in range(1, min(columns, MAX_COLUMNS) + 1):
         if even_columns and columns % c:
             continue
-        for r in range(1, min(rows, 16) + 1):
+        for r in range(phases, min(rows, 16) + 1, phases):
             if even_rows and rows % r:
                 continue
             vectors = c * registers
-            if r * vectors + vectors + _temporaries(target, r, neighbours_share) > vector.registers:
+            if (r + phases) * vectors + _temporaries(
+                target, r, neighbours_share
+            ) > vector.registers:
                 break
             cost = sum(
                 row_tiles * column_tiles * _step_cycles(target, tile_rows, tile_columns, depth)

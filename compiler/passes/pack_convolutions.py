@@ -14,6 +14,16 @@ import tvm
 from tvm import relax
 
 from compiler.passes import packed_ops
+from compiler.passes.pack_transposed import (
+    Phases,
+    Transposed,
+    conv2d_phases,
+    crop,
+    flip_weight,
+    interleave_channels,
+    phase_weights,
+    phases_of,
+)
 from compiler.passes.packed_ops import Window
 from compiler.passes.packed_values import (
     Packed,
@@ -21,6 +31,7 @@ from compiler.passes.packed_values import (
     pack,
     pack_constant,
     shape_of,
+    spatial_of,
     unpack,
 )
 from compiler.passes.rewriter import Rewriter
@@ -90,7 +101,6 @@ class _Packer(Rewriter):
         return self._emit_convolution(call.args[0], weight, window, int(attrs.groups))
 
     def _transposed_convolution(self, call: relax.Call) -> Packed | relax.Expr | None:
-        """A convolution of the input with zeros put between its elements and flipped weights."""
         attrs = call.attrs
         weight = self.plain(call.args[1])
         if (
@@ -99,54 +109,80 @@ class _Packer(Rewriter):
             or not _is_float(call)
         ):
             return None
-        kernel, dilation = _two(shape_of(weight)[2:], 1), _two(attrs.dilation, 1)
-        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        extra = _two(attrs.output_padding, 0)
-        top, left, bottom, right = _four(attrs.padding)
-        wanted = (
-            reach[0] - top,
-            reach[1] - left,
-            reach[0] - bottom + extra[0],
-            reach[1] - right + extra[1],
+        window = Window(
+            _two(shape_of(weight)[2:], 1),
+            _two(attrs.strides, 1),
+            _four(attrs.padding),
+            _two(attrs.dilation, 1),
         )
-        groups = int(attrs.groups)
-        flipped = self._flip_weight(weight, groups)
-        pads = _four([max(p, 0) for p in wanted])
-        window = Window(kernel, (1, 1), pads, dilation)
-        result = self._emit_convolution(
-            call.args[0], flipped, window, groups, _two(attrs.strides, 1)
-        )
-        if min(wanted) >= 0:
-            return result
-        return self._crop(result, [max(-p, 0) for p in wanted])
-
-    def _crop(self, packed: Packed, border: list[int]) -> relax.Expr:
-        """Cut (top, left, bottom, right) off; for pads beyond the kernel's reach."""
-        plain = self.to_plain(packed)
-        height, width = packed.spatial
-        top, left, bottom, right = border
-        axes, begin, end = [2, 3], [top, left], [height - bottom, width - right]
-        if len(packed.shape) == 3:
-            axes, begin, end = [2], begin[1:], end[1:]
-        return self.builder.emit(relax.op.strided_slice(plain, axes, begin, end))
-
-    def _flip_weight(self, weight: relax.Expr, groups: int) -> relax.Expr:
-        """[IC, OC/g, ...] of a transposed convolution -> flipped [OC, IC/g, ...]."""
-        ic, oc, *kernel = shape_of(weight)
-        grouped = (groups, ic // groups, oc, *kernel)
-        axes = (0, 2, 1, *range(3, len(grouped)))
-        result = (groups * oc, ic // groups, *kernel)
-        spatial = range(2, len(result))
+        transposed = Transposed(window, _two(attrs.output_padding, 0), int(attrs.groups))
         value = constant_of(weight)
-        if value is not None:
-            value = value.reshape(grouped).transpose(axes).reshape(result)
-            return relax.const(np.ascontiguousarray(np.flip(value, axis=tuple(spatial))))
-        weight = self.builder.emit(relax.op.reshape(weight, grouped))
-        weight = self.builder.emit(relax.op.permute_dims(weight, axes))
-        weight = self.builder.emit(relax.op.reshape(weight, result))
-        for axis in spatial:
-            weight = self.builder.emit(relax.op.flip(weight, axis))
-        return weight
+        if value is not None and transposed.splits_into_phases:
+            return self._emit_phases(call, transposed, value)
+        return self._emit_over_zeros(call, transposed, weight)
+
+    def _emit_over_zeros(
+        self, call: relax.Call, transposed: Transposed, weight: relax.Expr
+    ) -> Packed | relax.Expr:
+        """A convolution of the input with zeros put between its elements and flipped weights."""
+        flipped = flip_weight(self.builder, weight, transposed.groups)
+        window, pads = transposed.window, transposed.wanted_pads
+        result = self._emit_convolution(
+            call.args[0],
+            flipped,
+            Window(window.kernel, (1, 1), _four([max(p, 0) for p in pads]), window.dilation),
+            transposed.groups,
+            window.strides,
+        )
+        if min(pads) >= 0:
+            return result
+        begin = (max(-pads[0], 0), max(-pads[1], 0))
+        return crop(self.builder, self.to_plain(result), begin, spatial_of(shape_of(call)))
+
+    def _emit_phases(
+        self, call: relax.Call, transposed: Transposed, weight: np.ndarray
+    ) -> Packed | relax.Expr:
+        """One convolution for all phases, its results interleaved."""
+        data, shape = self.value(call.args[0]), shape_of(call)
+        logical = data.shape if isinstance(data, Packed) else shape_of(data)
+        phases = phases_of(transposed, *spatial_of(logical))
+        weights = phase_weights(weight, phases)
+        channels, extents = shape[1], spatial_of(shape)
+        if channels < self.lanes and phases.shifts == (0, 0):
+            return self._emit_dense_phases(call, phases, weights)
+        padding = [(0, 0)] * weights.ndim
+        padding[2] = (0, -channels % self.lanes)
+        weights = np.pad(weights, padding).reshape(-1, *weights.shape[3:])
+        x = self._packed_input(data, 1).viewed(self.builder, collapsed=False)
+        ci = x.block if logical[1] % x.block == 0 else 1
+        result = self.builder.emit_te(
+            lambda data, kernel: conv2d_phases(data, kernel, phases),
+            x.expr,
+            self._pack_weight(relax.const(weights), self.lanes, ci),
+            primfunc_name_hint="conv2d_transpose",
+            primfunc_attrs=FUSABLE,
+        )
+        height, width = (e * s for e, s in zip(phases.extents, phases.strides, strict=True))
+        full = (height, width) if len(shape) == 4 else (width,)
+        packed = Packed(result, (*shape[:2], *full), self.lanes)
+        if packed.shape == shape:
+            return packed
+        return crop(self.builder, self.to_plain(packed), (0, 0), extents)
+
+    def _emit_dense_phases(
+        self, call: relax.Call, phases: Phases, weights: np.ndarray
+    ) -> relax.Expr:
+        """The phases of a few channels side by side in the lanes of one block."""
+        shape = shape_of(call)
+        window = Window(phases.taps, (1, 1), phases.pads, (1, 1))
+        weights = np.ascontiguousarray(weights.transpose(2, 0, 1, 3, 4, 5))
+        weights = relax.const(weights.reshape(-1, *weights.shape[3:]))
+        packed = self._emit_convolution(call.args[0], weights, window, groups=1)
+        packed = packed.viewed(self.builder, collapsed=False)
+        plain = self.builder.emit_te(
+            interleave_channels, packed.expr, shape[1], phases.strides, spatial_of(shape)
+        )
+        return plain if len(shape) == 4 else self.builder.emit(relax.op.reshape(plain, shape))
 
     def _emit_convolution(
         self,
@@ -344,7 +380,6 @@ def _result_shape(
     shape: tuple[int, ...], channels: int, window: Window, spread: tuple[int, int]
 ) -> tuple[int, ...]:
     """Logical shape of a convolution over the input spread out by zeros."""
-    spatial = (1, shape[2]) if len(shape) == 3 else shape[2:]
-    spread_out = [(extent - 1) * s + 1 for extent, s in zip(spatial, spread, strict=True)]
+    spread_out = [(e - 1) * s + 1 for e, s in zip(spatial_of(shape), spread, strict=True)]
     oh, ow = window.output_size(*spread_out)
     return (shape[0], channels, ow) if len(shape) == 3 else (shape[0], channels, oh, ow)

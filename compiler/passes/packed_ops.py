@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tvm import te, tirx
 
 ANCHOR = "edgecc.anchor"
+# Neighbours in a row that use different weights, in turn.
+PHASES = "edgecc.phases"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Window:
         )
 
 
-def _pad_spatial(x: te.Tensor, pads: tuple[int, int, int, int]) -> te.Tensor:
+def pad_spatial(x: te.Tensor, pads: tuple[int, int, int, int]) -> te.Tensor:
     """Zero-pad H and W of a packed tensor; the tensor itself where there is nothing to pad."""
     if not any(pads):
         return x
@@ -78,7 +80,7 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, groups: int = 1) -> 
     n, _, height, width, ci = (int(d) for d in x.shape)
     oc_blocks, ic_outer, _, _, ic_inner, c = (int(d) for d in weight.shape)
     oh, ow = window.output_size(height, width)
-    padded = _pad_spatial(x, window.pads)
+    padded = pad_spatial(x, window.pads)
     r_outer = te.reduce_axis((0, ic_outer), name="ic_outer")
     r_h = te.reduce_axis((0, window.kernel[0]), name="kh")
     r_w = te.reduce_axis((0, window.kernel[1]), name="kw")
@@ -111,7 +113,7 @@ def depthwise_conv2d(x: te.Tensor, weight: te.Tensor, window: Window) -> te.Tens
     """
     n, blocks, height, width, c = (int(d) for d in x.shape)
     oh, ow = window.output_size(height, width)
-    padded = _pad_spatial(x, window.pads)
+    padded = pad_spatial(x, window.pads)
     r_h = te.reduce_axis((0, window.kernel[0]), name="kh")
     r_w = te.reduce_axis((0, window.kernel[1]), name="kw")
     (sh, sw), (dh, dw) = window.strides, window.dilation

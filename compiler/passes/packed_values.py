@@ -16,6 +16,11 @@ def shape_of(expr: relax.Expr) -> tuple[int, ...]:
     return tuple(int(d) for d in expr.ty.shape)
 
 
+def spatial_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(H, W) of a logical shape [N, C, (H,) W]; H is 1 where the rank is 3."""
+    return (1, shape[2]) if len(shape) == 3 else (shape[2], shape[3])
+
+
 def constant_of(expr: relax.Expr) -> np.ndarray | None:
     """The value of a Relax constant; None for anything else."""
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
@@ -40,7 +45,7 @@ class Packed:
     @property
     def spatial(self) -> tuple[int, int]:
         """(H, W); H is 1 for a rank-3 tensor."""
-        return (1, self.shape[2]) if len(self.shape) == 3 else (self.shape[2], self.shape[3])
+        return spatial_of(self.shape)
 
     @property
     def blocks(self) -> int:

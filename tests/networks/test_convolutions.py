@@ -105,6 +105,26 @@ FORMS = [
         op="ConvTranspose",
     ),
     Case(3, 5, (7,), (3,), {"strides": [3], "output_padding": [1]}, op="ConvTranspose"),
+    Case(9, 16, (5, 7), (4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}, op="ConvTranspose"),
+    Case(8, 17, (5, 3), (2, 2), {"strides": [2, 2]}, op="ConvTranspose"),
+    Case(8, 1, (5, 3), (2, 2), {"strides": [2, 2]}, op="ConvTranspose"),
+    Case(
+        16,
+        9,
+        (5, 4),
+        (3, 5),
+        {"strides": [2, 3], "pads": [1, 3, 1, 1], "output_padding": [1, 0]},
+        op="ConvTranspose",
+    ),
+    Case(5, 33, (7,), (5,), {"strides": [2], "pads": [2, 1]}, op="ConvTranspose"),
+    Case(
+        1,
+        24,
+        (10, 4),
+        (2, 2),
+        {"strides": [3, 2], "pads": [2, 1, 2, 1], "output_padding": [1, 1], "dilations": [2, 1]},
+        op="ConvTranspose",
+    ),
     Case(3, 5, (9, 7), (1, 2), {"strides": [2, 1], "pads": [1, 2, 0, 1]}, op="ConvTranspose"),
     Case(4, 6, (9,), (2,), {"pads": [2, 3]}, op="ConvTranspose", dynamic=True),
     Case(6, 4, (5, 5), (3, 3), {"strides": [2, 2], "group": 2}, op="ConvTranspose", dynamic=True),
@@ -130,16 +150,22 @@ def _cases(draw) -> Case:
     pads = [draw(st.integers(0, 2)) for _ in range(2 * rank)]
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     size = tuple(r + draw(st.integers(0, 9)) for r in reach)
-    form = draw(st.sampled_from(["dense", "depthwise", "grouped"]))
+    form = draw(st.sampled_from(["dense", "depthwise", "grouped", "transposed"]))
     channels = draw(st.sampled_from([1, 3, 7, 8, 17, 33]))
-    groups = {"dense": 1, "depthwise": channels, "grouped": draw(st.sampled_from([2, 3]))}[form]
+    groups = {"depthwise": channels, "grouped": draw(st.sampled_from([2, 3]))}.get(form, 1)
     ic = channels if form != "grouped" else groups * draw(st.integers(1, 5))
-    oc = {"dense": draw(st.sampled_from([1, 5, 8, 16, 19])), "depthwise": channels}.get(
-        form, groups * draw(st.integers(1, 9))
+    oc = {"grouped": groups * draw(st.integers(1, 9)), "depthwise": channels}.get(
+        form, draw(st.sampled_from([1, 5, 8, 16, 19]))
     )
     strides = [draw(st.integers(1, 3)) for _ in range(rank)]
     attributes = {"group": groups, "pads": pads, "dilations": dilation, "strides": strides}
-    return Case(ic, oc, size, kernel, attributes, relu=draw(st.booleans()))
+    relu = draw(st.booleans())
+    if form != "transposed":
+        return Case(ic, oc, size, kernel, attributes, relu=relu)
+    # So that something is left of the smallest result.
+    attributes["pads"] = [min(p, r - 1) for p, r in zip(pads, reach * 2, strict=True)]
+    attributes["output_padding"] = [draw(st.integers(0, s - 1)) for s in strides]
+    return Case(ic, oc, size, kernel, attributes, op="ConvTranspose", relu=relu)
 
 
 @pytest.mark.slow
