@@ -100,6 +100,16 @@ class Target:
     emulator: Emulator | None
     estimate: LatencyFit | None = None  # None: nobody has fitted this CPU
 
+    @property
+    def has_known_vector_length(self) -> bool:
+        """Whether vector registers have exactly ``vector.bits``.
+
+        False for RISC-V cores without a name: their code must also run where registers are longer.
+        """
+        if self.arch == "riscv64" and self.cpu.startswith("generic"):
+            return False
+        return self.vector.bits > 0
+
     def peak_gflops(self, dtype_bits: int = 32) -> float:
         """Multiply-accumulate peak of one core, 2 operations an FMA lane, at frequency_ghz."""
         operations = 2 * self.vector.lanes(dtype_bits) * self.vector.fma_per_cycle

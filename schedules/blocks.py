@@ -9,6 +9,7 @@ from typing import TypeAlias
 from tvm import s_tir, tirx
 
 from compiler.passes.packed_ops import ANCHOR
+from schedules.tiles import GROUPED_STEPS
 
 Schedule: TypeAlias = s_tir.Schedule
 Block: TypeAlias = s_tir.schedule.SBlockRV
@@ -89,6 +90,30 @@ def load_rows_as_vectors(sch: Schedule, anchor: Block, outer: Loop, inner: Loop)
     sch.vectorize(lane)
     sch.unroll(row)
     sch.unroll(inner)
+
+
+def load_weights_as_groups(
+    sch: Schedule, anchor: Block, depth: Loop, columns: Loop, tile: list[Loop]
+) -> Loop:
+    """Load a column's weights of several steps of the reduction at once, into a register group.
+
+        before:  for k, column, row, lane:           acc += x * w[column, k, lane]
+        after:   for k / 4, column:
+                   group[4, lanes] = w[column, ...]
+                   for k % 4, row, lane:             acc += x * group[k % 4, lane]
+
+    Returns the outer loop of the reduction.
+    """
+    outer, step = sch.split(depth, [None, GROUPED_STEPS])
+    sch.reorder(outer, columns, step, *tile)
+    group = sch.cache_read(anchor, 1, "local")
+    sch.compute_at(group, columns, preserve_unit_loops=True)
+    *_, steps, lanes = sch.get_loops(group)
+    sch.vectorize(sch.fuse(steps, lanes))
+    sch.unroll(step)
+    if extent(sch, outer) == 2:
+        sch.unroll(outer)
+    return outer
 
 
 def schedule_stage(sch: Schedule, block: Block) -> None:

@@ -25,6 +25,7 @@ from schedules.blocks import (
     find_anchored,
     iterations,
     load_rows_as_vectors,
+    load_weights_as_groups,
     partition_tail,
     schedule_stage,
     spread,
@@ -34,6 +35,7 @@ from schedules.tiles import (
     choose_register_tile,
     choose_row_block,
     even_block,
+    loads_weights_as_groups,
     parallel_grain,
     split_for_cores,
 )
@@ -138,6 +140,9 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
     sch.reorder(r_outer, kh, kw, r_inner, w, c, k)
     if target.arch == "aarch64" and extent(sch, r_inner) > 1:
         load_rows_as_vectors(sch, anchored.anchor, kw, r_inner)
+    one_phase = PHASES not in sch.get(anchored.anchor).annotations
+    if one_phase and loads_weights_as_groups(target, extent(sch, r_inner)):
+        load_weights_as_groups(sch, anchored.anchor, r_inner, c, [w, k])
     sch.vectorize(k)
     sch.unroll(c)
     sch.unroll(w)

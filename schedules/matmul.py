@@ -21,6 +21,7 @@ from schedules.blocks import (
     find_anchored,
     iterations,
     load_rows_as_vectors,
+    load_weights_as_groups,
     partition_tail,
     schedule_stage,
     spread,
@@ -28,6 +29,7 @@ from schedules.blocks import (
 from schedules.tiles import (
     RegisterTile,
     choose_register_tile,
+    loads_weights_as_groups,
     parallel_grain,
     split_for_cores,
 )
@@ -73,6 +75,9 @@ def _tile(
         depth, step = sch.split(depth, [None, lanes])
         sch.reorder(depth, step, r, c, k)
         load_rows_as_vectors(sch, anchored.anchor, depth, step)
+    elif loads_weights_as_groups(target, extent(sch, depth)):
+        sch.reorder(depth, r, c, k)
+        depth = load_weights_as_groups(sch, anchored.anchor, depth, c, [r, k])
     else:
         sch.reorder(depth, r, c, k)
     sch.vectorize(k)

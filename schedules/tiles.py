@@ -13,6 +13,8 @@ MAX_COLUMNS = 4
 # What a ragged last tile costs beside a full one: on AArch64 it cannot load whole vectors of rows.
 RAGGED_COST = {"aarch64": 1.3}
 WORTH_WAKING_SECONDS = 10e-6
+# Steps of the reduction whose weights RVV loads at once: a group of as many registers.
+GROUPED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,8 @@ def choose_register_tile(
             if even_rows and rows % r:
                 continue
             vectors = c * registers
-            if (r + phases) * vectors + _temporaries(
-                target, r, neighbours_share
-            ) > vector.registers:
+            beside = _temporaries(target, r, vectors, neighbours_share)
+            if (r + phases) * vectors + beside > vector.registers:
                 break
             cost = sum(
                 row_tiles * column_tiles * _step_cycles(target, tile_rows, tile_columns, depth)
@@ -74,6 +75,16 @@ def choose_register_tile(
     return best
 
 
+def loads_weights_as_groups(target: Target, depth: int) -> bool:
+    """Whether one load should bring the weights of several steps of the innermost reduction.
+
+    RVV loads name no offset, so that each needs an addition beside it; but they fill up to eight
+    registers at once.
+    """
+    groups = target.arch == "riscv64" and target.has_known_vector_length
+    return groups and depth % GROUPED_STEPS == 0
+
+
 def _tiles(target: Target, total: int, size: int) -> list[tuple[int, float]]:
     """(extent, weighted count) of the full tiles and of the ragged last one."""
     tiles = [(size, float(total // size))]
@@ -81,8 +92,11 @@ def _tiles(target: Target, total: int, size: int) -> list[tuple[int, float]]:
     return [*tiles, ragged] if total % size else tiles
 
 
-def _temporaries(target: Target, rows: int, neighbours_share: bool) -> int:
+def _temporaries(target: Target, rows: int, vectors: int, neighbours_share: bool) -> int:
     """Registers beside accumulators and weights, as read off LLVM's code for each family."""
+    if target.arch == "riscv64" and target.vector.bits:
+        # Scalars have registers of their own; one group of weights is loaded while one is used.
+        return max(1, 2 * GROUPED_STEPS - vectors)
     if target.arch in ("aarch64", "arm") or neighbours_share:
         return rows + 1  # each row's scalar is loaded ahead into a vector register
     return 1 if target.vector.fma else 4  # without FMA: the broadcast and the products

@@ -207,6 +207,6 @@ def vector_moves(text: str, target: Target) -> int:
         "x86_64": r"^\s+v?mov[au]p[sd]\s.*[xyz]mm",
         "aarch64": r"^\s+(ldp|stp|ldr|str)\s+q\d+",
         "arm": r"^\s+v(ld|st)1\.",
-        "riscv64": r"^\s+v[ls]e\d+\.v",
+        "riscv64": r"^\s+v([ls]e\d+|l\dre\d+|s\dr)\.v",
     }
     return len(re.findall(patterns[target.arch], text, re.MULTILINE))

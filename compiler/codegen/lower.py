@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.codegen.function_attributes import with_attributes
 from compiler.codegen.index_casts import NarrowIndexCasts
 from compiler.codegen.partition_hints import RenewPartitionHints
 from compiler.codegen.strided_loads import ShuffleStridedLoads
@@ -81,7 +82,8 @@ def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tv
             tirx.transform.LowerIntrin(),
         ]
     )(module)
-    return tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(target.tvm()))
+    built = tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(target.tvm()))
+    return with_attributes(built, target)
 
 
 def _loop_level_target(target: Target) -> tvm.target.Target:

@@ -1,0 +1,50 @@
+"""Tell LLVM's back end what it can only learn from attributes of functions.
+
+TVM sets none, and its command-line options are global to the process while kernels are compiled in
+several threads. So the optimised LLVM IR is printed, given the attributes, and read again:
+
+    before:  attributes #0 = { nounwind "target-cpu"="spacemit-x60" }
+    after:   attributes #0 = { nounwind vscale_range(4,4) "target-cpu"="spacemit-x60" }
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import tvm
+
+from compiler.target import Target
+
+# RISC-V counts vector lengths in blocks of this many bits.
+VSCALE_BITS = 64
+
+
+def attributes(target: Target) -> str:
+    """The attributes that all functions for a target need, in LLVM's syntax; "" for none.
+
+    RISC-V vectors: exactly this register width, so that a group of registers is loaded at once and
+    its members are used one by one without moving them.
+    """
+    if target.arch == "riscv64" and target.has_known_vector_length:
+        scale = target.vector.bits // VSCALE_BITS
+        return f"vscale_range({scale},{scale})"
+    return ""
+
+
+def with_attributes(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module:
+    """An LLVM module with the target's attributes on every function that it defines."""
+    added = attributes(target)
+    if not added:
+        return module
+    text = re.sub(
+        r'^(attributes #\d+ = \{.*?)("target-cpu"=)',
+        rf"\g<1>{added} \g<2>",
+        module.inspect_source("ll"),
+        flags=re.MULTILINE,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.ll"
+        path.write_text(text, encoding="utf-8")
+        return tvm.get_global_func("ffi.Module.load_from_file.ll")(str(path), "ll")

@@ -1,0 +1,112 @@
+"""RVV inner loops: multiply-accumulates and little else, and right results at ragged sizes."""
+
+import re
+
+import numpy as np
+import pytest
+from tvm import te
+
+import schedules
+from compiler.passes.pack_convolutions import preferred_block
+from compiler.passes.packed_ops import Window, conv2d, matmul
+from compiler.target import Target, load_target
+from tests import kernels
+
+TARGETS = ["riscv_spacemit_x60", "riscv_sifive_x280"]
+
+
+def convolution(target: Target, size: int, channels: tuple[int, int], k: int, stride: int):
+    """Scheduled conv2d + bias on [1, IC/c, size, size, c]."""
+    c = preferred_block(target)
+    ic, oc = (n // c for n in channels)
+    x = te.placeholder((1, ic, size, size, c), name="x")
+    w = te.placeholder((oc, ic, k, k, c, c), name="w")
+    b = te.placeholder((1, oc, 1, 1, c), name="b")
+    y = conv2d(x, w, Window((k, k), (stride, stride), (k // 2,) * 4, (1, 1)))
+    z = te.compute(y.shape, lambda n, o, i, j, v: y[n, o, i, j, v] + b[n, o, 0, 0, v])
+    return schedules.apply(te.create_prim_func([x, w, b, z]), target)[0]
+
+
+def product(target: Target, rows: int, depth: int, columns: int):
+    """Scheduled [rows, depth] @ [depth, columns] + bias with packed columns."""
+    c = preferred_block(target)
+    a = te.placeholder((rows, depth), name="a")
+    b = te.placeholder((-(-columns // c), depth, c), name="b")
+    bias = te.placeholder((columns,), name="bias")
+    y = matmul(a, b, columns)
+    z = te.compute(y.shape, lambda *i: y(*i) + bias(i[-1]))
+    return schedules.apply(te.create_prim_func([a, b, bias, z]), target)[0]
+
+
+FUNCTIONS = {
+    "conv3x3": lambda t: convolution(t, 56, (64, 64), 3, 1),
+    "conv3x3_stride2": lambda t: convolution(t, 56, (64, 128), 3, 2),
+    "conv1x1": lambda t: convolution(t, 28, (128, 192), 1, 1),
+    "matmul": lambda t: product(t, 128, 384, 384),
+}
+
+
+def inner_loop(text: str) -> list[str]:
+    """The mnemonics of the innermost loop with most multiply-accumulates."""
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [x for x in lines if x and (x.startswith(".LBB") or not x.startswith((".", "#")))]
+    labels = {x.split(":")[0]: i for i, x in enumerate(lines) if x.startswith(".LBB")}
+    loops = []
+    for i, line in enumerate(lines):
+        jump = re.match(r"b\w+\s.*(\.LBB\w+)$", line)
+        if jump and labels.get(jump[1], i) < i:
+            body = lines[labels[jump[1]] + 1 : i + 1]
+            if not any(x.startswith(".LBB") for x in body):
+                loops.append([x.split()[0] for x in body])
+    return max(loops, key=lambda body: sum(x.startswith(("vfmacc", "vfmadd")) for x in body))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_inner_loops_multiply_and_accumulate(name, target):
+    target = load_target(target)
+    text = kernels.assembly(FUNCTIONS[name](target), target)
+    assert "vscale" not in text
+    assert "v0.t" not in text  # nothing is masked
+    loop = inner_loop(text)
+    vector = [x for x in loop if x.startswith("v")]
+    macs = [x for x in vector if x.startswith(("vfmacc.vf", "vfmadd.vf"))]
+    assert not [x for x in vector if x.startswith(("vset", "vs"))]  # no lengths, no spills
+    assert len(macs) / len(vector) >= 0.9
+    assert len(macs) / len(loop) >= 0.65
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("size", [1, 7, 9, 13])
+def test_ragged_rows(size, target):
+    target = load_target(target)
+    c = preferred_block(target)
+    func = convolution(target, size, (c, 3 * c), 1, 1)
+    rng = np.random.default_rng(size)
+    x = rng.uniform(-1, 1, (1, 1, size, size, c)).astype(np.float32)
+    w = rng.uniform(-1, 1, (3, 1, 1, 1, c, c)).astype(np.float32)
+    b = rng.uniform(-1, 1, (1, 3, 1, 1, c)).astype(np.float32)
+    (got,) = kernels.run(func, [x, w, b], target)
+    wanted = np.einsum("niyxk,oiabkc->noyxc", x, w) + b
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(1, 4, 8), (7, 8, 33), (31, 20, 64), (33, 9, 31)])
+def test_ragged_products(shape, target):
+    target = load_target(target)
+    rows, depth, columns = shape
+    c = preferred_block(target)
+    rng = np.random.default_rng(rows)
+    a = rng.uniform(-1, 1, (rows, depth)).astype(np.float32)
+    b = rng.uniform(-1, 1, (depth, columns)).astype(np.float32)
+    bias = rng.uniform(-1, 1, columns).astype(np.float32)
+    padded = np.pad(b, ((0, 0), (0, -columns % c)))
+    packed = padded.reshape(depth, -1, c).transpose(1, 0, 2)
+    (got,) = kernels.run(product(target, *shape), [a, packed, bias], target)
+    np.testing.assert_allclose(got, a @ b + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_unnamed_cores_may_have_longer_registers():
+    assert load_target("riscv_spacemit_x60").has_known_vector_length
+    assert not load_target("riscv64").has_known_vector_length
