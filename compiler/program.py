@@ -86,6 +86,7 @@ class Allocation:
     first: int
     last: int
     in_place_of: str | None = None  # the tensor whose memory it takes over
+    part_of: str | None = None  # the tensor or group of tensors that it is a view of
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _memory(arena: dict[str, Any], n_operators: int) -> None:
         return
     console.result()
     console.table(
-        ("TENSOR", "OFFSET", "BYTES", "FROM", "TO", "IN PLACE OF"),
+        ("TENSOR", "OFFSET", "BYTES", "FROM", "TO", "IN PLACE OF", "PART OF"),
         [
             (
                 row["name"],
@@ -124,6 +124,7 @@ def _memory(arena: dict[str, Any], n_operators: int) -> None:
                 str(row["first"]),
                 str(row["last"]),
                 row["in_place_of"] or "",
+                row["part_of"] or "",
             )
             for row in allocations
         ],

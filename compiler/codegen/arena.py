@@ -21,6 +21,8 @@ class Interval:
 
     Args:
         in_place_of: name of an interval that ends where this one starts and gives it its memory.
+        part_of: name of an interval that this one lies in, ``offset`` bytes behind its start, and
+            that lives at least as long.
     """
 
     name: str
@@ -28,10 +30,12 @@ class Interval:
     first: int
     last: int
     in_place_of: str | None = None
+    part_of: str | None = None
+    offset: int = 0
 
 
 def plan_arena(intervals: Iterable[Interval], scratch_bytes: int = 0) -> ArenaPlan:
-    """Place intervals so that no two that live at the same time overlap."""
+    """Place intervals so that no two that live at the same time overlap, parts excepted."""
     intervals = list(intervals)
     groups = _group_in_place(intervals)
     orders: list[Callable[[Interval], tuple]] = [
@@ -46,7 +50,15 @@ def plan_arena(intervals: Iterable[Interval], scratch_bytes: int = 0) -> ArenaPl
     offsets, nbytes = min((_repair(c, peak) for c in candidates), key=lambda plan: plan[1])
     root = _roots(intervals)
     allocations = tuple(
-        Allocation(i.name, offsets[root[i.name]], i.nbytes, i.first, i.last, i.in_place_of)
+        Allocation(
+            i.name,
+            offsets[root[i.name]] + i.offset,
+            i.nbytes,
+            i.first,
+            i.last,
+            i.in_place_of,
+            i.part_of,
+        )
         for i in intervals
     )
     return ArenaPlan(nbytes, peak, allocations, scratch_bytes)
@@ -55,7 +67,8 @@ def plan_arena(intervals: Iterable[Interval], scratch_bytes: int = 0) -> ArenaPl
 def _roots(intervals: list[Interval]) -> dict[str, str]:
     root: dict[str, str] = {}
     for interval in intervals:
-        root[interval.name] = root[interval.in_place_of] if interval.in_place_of else interval.name
+        host = interval.in_place_of or interval.part_of
+        root[interval.name] = root[host] if host else interval.name
     return root
 
 
@@ -64,6 +77,8 @@ def _group_in_place(intervals: list[Interval]) -> dict[str, Interval]:
     root = _roots(intervals)
     groups: dict[str, Interval] = {}
     for i in intervals:
+        if i.part_of:
+            continue
         name = root[i.name]
         if name not in groups:
             groups[name] = Interval(name, align(i.nbytes), i.first, i.last)

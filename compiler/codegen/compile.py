@@ -15,8 +15,9 @@ from tvm import tirx
 
 import schedules
 from compiler.codegen import work
-from compiler.codegen.arena import Interval, plan_arena
+from compiler.codegen.arena import plan_arena
 from compiler.codegen.graph import Buffer, Call, Graph, read_graph
+from compiler.codegen.lifetimes import Needs, lifetimes
 from compiler.codegen.lower import LoweredFunction, lower, object_code
 from compiler.program import ALIGNMENT, KernelCall, Location, Program, Space, TensorInfo
 from compiler.target import Target
@@ -59,7 +60,8 @@ def compile_module(
     _copy_outputs_that_are_not_results(graph, module)
     kernels = _compile_kernels(graph, module, target, progress)
     bound = {b: i for i, b in enumerate(graph.outputs)}
-    intervals, workspaces = _lifetimes(graph, kernels, bound)
+    needs = {name: Needs(k.in_place, k.lowered.workspaces) for name, k in kernels.items()}
+    intervals, workspaces = lifetimes(graph, needs, bound)
     arena = plan_arena(intervals, max((k.lowered.scratch for k in kernels.values()), default=0))
     offsets = {a.name: a.offset for a in arena.allocations}
     weights, weight_offsets = _lay_out_weights(graph)
@@ -163,6 +165,7 @@ def _copy_outputs_that_are_not_results(graph: Graph, module: tvm.IRModule) -> No
         function = f"copy{len(graph.calls)}"
         module[function] = _copy_function(buffer)
         copy = Buffer(buffer.nbytes, buffer.dtype, producer=len(graph.calls))
+        graph.views.add(len(graph.buffers), copy.nbytes)
         graph.buffers.append(copy)
         graph.calls.append(Call(function, [index], [len(graph.buffers) - 1]))
         graph.outputs[position] = len(graph.buffers) - 1
@@ -174,43 +177,6 @@ def _copy_function(buffer: Buffer) -> tirx.PrimFunc:
     source = tvm.te.placeholder((count,), buffer.dtype, name="source")
     copy = tvm.te.compute((count,), lambda i: source[i], name="copy")
     return tvm.te.create_prim_func([source, copy])
-
-
-def _lifetimes(
-    graph: Graph, kernels: dict[str, Kernel], bound: dict[int, int]
-) -> tuple[list[Interval], list[list[str]]]:
-    """Live ranges of all arena tensors, and the names of each call's workspaces."""
-    last_use = {b: i for i, call in enumerate(graph.calls) for b in call.inputs}
-    intervals: dict[int, Interval] = {}
-    extra: list[Interval] = []
-    workspaces: list[list[str]] = []
-    for index, call in enumerate(graph.calls):
-        kernel = kernels[call.function]
-        for position, buffer in enumerate(call.outputs):
-            if buffer in bound:
-                continue
-            last = last_use.get(buffer, index)
-            interval = Interval(f"t{buffer}", graph.buffers[buffer].nbytes, index, last)
-            if position == 0 and len(call.outputs) == 1:
-                interval.in_place_of = _dying_input(call, kernel, intervals, index)
-            intervals[buffer] = interval
-        names = [f"w{index}.{n}" for n in range(len(kernel.lowered.workspaces))]
-        for name, nbytes in zip(names, kernel.lowered.workspaces, strict=True):
-            extra.append(Interval(name, nbytes, index, index))
-        workspaces.append(names)
-    return [*intervals.values(), *extra], workspaces
-
-
-def _dying_input(
-    call: Call, kernel: Kernel, intervals: dict[int, Interval], index: int
-) -> str | None:
-    """Name of an arena input whose last use is this call and whose memory the output may take."""
-    for position in kernel.in_place:
-        buffer = call.inputs[position]
-        interval = intervals.get(buffer)
-        if interval and interval.last == index and call.inputs.count(buffer) == 1:
-            return interval.name
-    return None
 
 
 def _lay_out_weights(graph: Graph) -> tuple[bytes, dict[int, int]]:

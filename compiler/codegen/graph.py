@@ -1,7 +1,7 @@
 """Read a fused Relax ``main`` as a list of kernel calls over numbered buffers.
 
-Reshapes are aliases: they cost nothing. Every buffer is a model input, a constant or the result of
-a call.
+Reshapes are aliases: they cost nothing. Concatenations and slices are views: buffers at a fixed
+distance from others. Every other buffer is a model input, a constant or the result of a call.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tvm import relax
 
 from compiler.codegen.lower import dtype_bytes
 from compiler.passes.aliases import ALIAS_OPS
+from compiler.passes.views import Views, slice_offset
 
 
 @dataclass
@@ -38,15 +39,20 @@ class Call:
 
 @dataclass
 class Graph:
-    """Calls in execution order; integers index ``buffers``."""
+    """Calls in execution order; integers index ``buffers``.
+
+    Args:
+        views: where the buffers that kernels compute lie to one another.
+    """
 
     buffers: list[Buffer] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    views: Views[int] = field(default_factory=Views)
 
 
 def read_graph(module: tvm.IRModule) -> Graph:
-    """Turn ``main`` (call_tir, reshapes, tuples) into a Graph."""
+    """Turn ``main`` (call_tir, reshapes, views, tuples) into a Graph."""
     return _Reader().read(module["main"])
 
 
@@ -81,6 +87,16 @@ class _Reader:
         name = getattr(call.op, "name", str(call.op))
         if name in ALIAS_OPS:
             return self._value(call.args[0])
+        if name == "relax.strided_slice":
+            offset = slice_offset(call)
+            assert offset is not None, "place_views leaves only slices that are views"
+            view = self._new_buffer(call.ty)
+            self.graph.views.slice(view, self._value(call.args[0]), offset)
+            return view
+        if name == "relax.concat":
+            view, parts = self._new_buffer(call.ty), self._value(call.args[0])
+            self.graph.views.concatenate(view, parts, [self.graph.buffers[p].nbytes for p in parts])
+            return view
         if name != "relax.call_tir":
             raise NotImplementedError(f"{name} was not lowered to a loop nest")
         arguments = [self._value(a) for a in call.args[1].fields]
@@ -90,6 +106,8 @@ class _Reader:
         outputs = [
             self._new_buffer(r, producer=index) for r in (results.fields if is_tuple else [results])
         ]
+        for output in outputs:
+            self.graph.views.add(output, self.graph.buffers[output].nbytes)
         self.graph.calls.append(Call(call.args[0].name_hint, arguments, outputs))
         return outputs if is_tuple else outputs[0]
 

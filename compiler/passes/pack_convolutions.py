@@ -69,6 +69,7 @@ class _Packer(Rewriter):
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.lanes = preferred_block(target)
+        self.births: dict[relax.Expr, int] = {}  # when a result was emitted
         for name in UNARY:
             self.handlers[f"relax.{name}"] = self._unary
         for name in ELEMENTWISE:
@@ -224,6 +225,7 @@ class _Packer(Rewriter):
         result = self.builder.emit_te(
             compute, x.expr, packed_weight, primfunc_name_hint=name, primfunc_attrs=FUSABLE
         )
+        self.births[result] = len(self.births)
         return Packed(result, shape, block, collapsed)
 
     def _packed_input(self, data: Packed | relax.Expr, block: int) -> Packed:
@@ -280,7 +282,8 @@ class _Packer(Rewriter):
             return None
         shape = shape_of(call)
         # The youngest operand is the one that fusion may join with this operator.
-        partner = next((p for p in reversed(packed) if p.shape == shape), None)
+        same = [p for p in packed if p.shape == shape]
+        partner = max(same, key=lambda p: self.births.get(p.expr, -1), default=None)
         if partner is None or any(p.block != partner.block for p in packed):
             return None
         aligned = [self._align(o, partner) for o in operands]
@@ -352,6 +355,7 @@ class _Packer(Rewriter):
         self, call: relax.Call, args: list[relax.Expr], like: Packed, shape: tuple[int, ...]
     ) -> Packed:
         result = self.builder.emit(relax.Call(call.op, args, call.attrs))
+        self.births[result] = len(self.births)
         return Packed(result, shape, like.block, like.collapsed)
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from compiler.passes.aliases import ALIAS_OPS
+from compiler.passes.aliases import ALIAS_OPS, VIEW_OPS
+from compiler.passes.fold_batch_norm import fold_batch_norm
 from compiler.passes.fold_constants import fold_constants
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
+from compiler.passes.place_views import place_views
 from compiler.target import Target
 
 
 def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
-    """Simplify, legalise and fuse; the result's ``main`` is call_tir and reshapes alone."""
+    """Simplify, legalise and fuse; the result's ``main`` is call_tir, reshapes and views alone."""
     simplify = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
     ]
     fuse = [
         relax.transform.DeadCodeElimination(),
-        relax.transform.LegalizeOps(skip_ops=list(ALIAS_OPS)),
+        relax.transform.LegalizeOps(skip_ops=[*ALIAS_OPS, *VIEW_OPS]),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
@@ -29,6 +31,8 @@ def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     with tvm.target.Target(target.tvm()):
         module = tvm.ir.transform.Sequential(simplify)(module)
         module = fold_constants(module)
+        module = fold_batch_norm(module)
         module = pack_convolutions(module, target)
         module = pack_matmuls(module, target)
+        module = place_views(module)
         return tvm.ir.transform.Sequential(fuse)(module)

@@ -20,6 +20,7 @@ class Rewriter:
     def __init__(self) -> None:
         self.handlers: dict[str, Callable[[relax.Call], Any]] = {}
         self.builder = relax.BlockBuilder()
+        self.bound: relax.Var | None = None  # the old variable whose value is being rewritten
         self._values: dict[relax.Var, Any] = {}
         self._plain: dict[relax.Var, relax.Expr] = {}
 
@@ -52,6 +53,7 @@ class Rewriter:
             with self.builder.dataflow():
                 for block in main.body.blocks:
                     for binding in block.bindings:
+                        self.bound = binding.var
                         self._values[binding.var] = self._rewrite_value(binding.value)
                 result = self.builder.emit_output(self.plain(main.body.body))
             self.builder.emit_func_output(result)

@@ -11,15 +11,16 @@ from compiler.program import ALIGNMENT, ArenaPlan
 
 
 def overlaps(plan: ArenaPlan) -> list[tuple[str, str]]:
-    """Pairs that share bytes during a call and are not in place of one another."""
+    """Pairs that share bytes during a call and are not meant to."""
     found = []
     allocations = plan.allocations
     for i, a in enumerate(allocations):
         for b in allocations[i + 1 :]:
             in_time = a.first <= b.last and b.first <= a.last
             in_space = a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes
-            handed_over = b.in_place_of == a.name and a.last == b.first
-            if in_time and in_space and not handed_over:
+            handed_over = b.in_place_of in (a.name, a.part_of or a.name) and a.last == b.first
+            related = handed_over or b.part_of == a.name or (a.part_of and a.part_of == b.part_of)
+            if in_time and in_space and not related:
                 found.append((a.name, b.name))
     return found
 
@@ -49,6 +50,22 @@ def test_in_place_tensor_takes_the_dying_ones_memory():
     x, y = plan.allocations
     assert x.offset == y.offset
     assert plan.nbytes == plan.peak_live == 1024
+
+
+def test_parts_lie_in_their_whole():
+    intervals = [
+        Interval("x", 640, 0, 2),
+        Interval("whole", 640, 1, 4),
+        Interval("left", 320, 1, 4, part_of="whole"),
+        Interval("right", 320, 2, 3, part_of="whole", offset=320),
+        Interval("y", 640, 4, 5, in_place_of="whole"),
+    ]
+    plan = plan_arena(intervals)
+    _, whole, left, right, y = plan.allocations
+    assert overlaps(plan) == []
+    assert (left.offset, right.offset) == (whole.offset, whole.offset + 320)
+    assert y.offset == whole.offset
+    assert plan.nbytes == plan.peak_live == 1280
 
 
 def test_chain_of_layers_needs_two_neighbours_at_a_time():

@@ -67,6 +67,52 @@ def test_no_memory_is_taken_over_while_another_operator_needs_it():
     assert not any(a.in_place_of for a in program.arena.allocations)
 
 
+def test_parts_are_written_where_the_whole_lies():
+    def build(builder, x):
+        parts = [builder.emit(relax.op.nn.softmax(x, axis=axis)) for axis in (1, 2)]
+        whole = builder.emit(relax.op.concat(parts, axis=1))
+        first = builder.emit(relax.op.strided_slice(whole, [1], [0], [16]))
+        return relax.Tuple(
+            [builder.emit(relax.op.nn.softmax(v, axis=2)) for v in (whole, first, parts[1])]
+        )
+
+    program = compile_function(build, (1, 16, 8))
+    assert [c.label for c in program.calls] == ["softmax"] * 5
+    left, right, whole, first, second = program.calls
+    assert left.args[-1] == whole.args[0] == first.args[0]
+    assert right.args[-1] == second.args[0]
+    assert right.args[-1].offset == left.args[-1].offset + 16 * 8 * 4
+    assert program.arena.nbytes == program.arena.peak_live == 2 * 16 * 8 * 4
+    assert {a.part_of for a in program.arena.allocations} == {
+        None,
+        program.arena.allocations[0].name,
+    }
+
+
+def test_no_memory_is_taken_over_while_a_view_of_it_is_needed():
+    def build(builder, x):
+        a = builder.emit(relax.op.nn.softmax(x, axis=2))
+        part = builder.emit(relax.op.strided_slice(a, [1], [0], [8]))
+        b = builder.emit(relax.op.nn.softmax(builder.emit(relax.op.nn.relu(a)), axis=2))
+        c = builder.emit(relax.op.nn.softmax(part, axis=2))
+        return relax.Tuple([b, c])
+
+    program = compile_function(build, (1, 16, 8))
+    assert not any(a.in_place_of for a in program.arena.allocations)
+
+
+def test_whole_is_overwritten_after_its_last_use():
+    def build(builder, x):
+        parts = [builder.emit(relax.op.nn.softmax(x, axis=axis)) for axis in (1, 2)]
+        whole = builder.emit(relax.op.concat(parts, axis=1))
+        y = builder.emit(relax.op.reshape(builder.emit(relax.op.nn.relu(whole)), (32, 8)))
+        return relax.op.nn.softmax(y)
+
+    program = compile_function(build, (1, 16, 8))
+    assert program.calls[2].args[0] == program.calls[2].args[1]
+    assert program.arena.nbytes == 2 * 16 * 8 * 4
+
+
 def test_outputs_get_memory_of_their_own():
     constant = np.arange(4, dtype="float32")
 
