@@ -21,6 +21,8 @@ from compiler.passes.packed_ops import PHASES
 from compiler.target import Target
 from schedules.blocks import (
     Anchored,
+    Block,
+    Loop,
     extent,
     find_anchored,
     iterations,
@@ -32,6 +34,7 @@ from schedules.blocks import (
 )
 from schedules.tiles import (
     RegisterTile,
+    choose_depth,
     choose_register_tile,
     choose_row_block,
     even_block,
@@ -39,6 +42,9 @@ from schedules.tiles import (
     parallel_grain,
     split_for_cores,
 )
+
+# Sums of a block of rows that lie in L1 beside what is multiplied.
+MAX_SUM_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,17 @@ class Decision:
     Args:
         tile: accumulators kept in registers.
         block: rows (of one long row: row tiles) finished for all columns before the next.
+        depth: blocks of input channels summed up before the next pass over a block of rows; 0 for
+            all at once.
     """
 
     tile: RegisterTile
     block: int
+    depth: int = 0
 
     def __str__(self) -> str:
-        return f"tile {self.tile.rows}x{self.tile.columns}, block {self.block}"
+        text = f"tile {self.tile.rows}x{self.tile.columns}, block {self.block}"
+        return f"{text}, depth {self.depth}" if self.depth else text
 
 
 def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
@@ -100,9 +110,15 @@ def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
             block = split_for_cores(target, rows, block, batch * column_tiles)
         return even_block(rows, block)
 
+    def choose_passes(tile: RegisterTile, block: int) -> int:
+        panel = depth * tile.columns * lanes * 4
+        sums = block * width * tile.columns * lanes * 4
+        return choose_depth(target, panel, reduction[0]) if sums <= MAX_SUM_BYTES else 0
+
     tile = choose_tile(even_rows=False)
     if height > 1:
-        return Decision(tile, choose_block(tile, height))
+        block = choose_block(tile, height)
+        return Decision(tile, block, choose_passes(tile, block))
     # One long row (a 1x1 convolution's) is cut into blocks as several short ones are.
     rows = math.ceil(width / tile.rows)
     block = choose_block(tile, rows)
@@ -134,12 +150,16 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
         sch.reorder(n, row_block, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
     else:
         sch.reorder(n, row_block, oc_outer, row, ow_outer, ow_inner, oc_inner, lane)
-    sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
     partition_tail(sch, ow_outer)
-    *_, c, _h, w, k, r_outer, kh, kw, r_inner = sch.get_loops(anchored.anchor)
+    if decision.depth:
+        steps, passes = _sum_in_passes(sch, anchored.anchor, oc_outer, decision)
+    else:
+        steps = anchored.anchor
+        sch.compute_at(steps, ow_outer, preserve_unit_loops=True)
+    *_, c, _h, w, k, r_outer, kh, kw, r_inner = sch.get_loops(steps)
     sch.reorder(r_outer, kh, kw, r_inner, w, c, k)
     if target.arch == "aarch64" and extent(sch, r_inner) > 1:
-        load_rows_as_vectors(sch, anchored.anchor, kw, r_inner)
+        load_rows_as_vectors(sch, steps, kw, r_inner)
     one_phase = PHASES not in sch.get(anchored.anchor).annotations
     if one_phase and loads_weights_as_groups(target, extent(sch, r_inner)):
         load_weights_as_groups(sch, anchored.anchor, r_inner, c, [w, k])
@@ -149,6 +169,31 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
-    rows = [] if one_row else [row]
+    rows = [] if one_row or decision.depth else [row]
     spread(sch, [n, row_block, oc_outer, *rows], macs, parallel_grain(target))
-    sch.decompose_reduction(anchored.anchor, r_outer)
+    sch.decompose_reduction(steps, r_outer)
+    if decision.depth:
+        sch.decompose_reduction(anchored.anchor, passes)
+
+
+def _sum_in_passes(
+    sch: s_tir.Schedule, anchor: Block, outer: Loop, decision: Decision
+) -> tuple[Block, Loop]:
+    """Sum a block of rows up pass by pass over the input channels, so that weights stay in L2.
+
+    Returns:
+        the block that computes one tile of one pass, and the loop over the passes.
+    """
+    *_, r_outer, _kh, _kw, _r_inner = sch.get_loops(anchor)
+    passes, _ = sch.split(r_outer, [None, decision.depth])
+    steps = sch.rfactor(passes, 0)
+    sch.compute_at(anchor, outer, preserve_unit_loops=True)
+    *_, passes, _n, c, h, w, k = sch.get_loops(anchor)
+    w_outer, w_inner = sch.split(w, [None, decision.tile.rows])
+    sch.reorder(passes, h, w_outer, w_inner, c, k)
+    partition_tail(sch, w_outer)
+    sch.compute_at(steps, w_outer, preserve_unit_loops=True)
+    sch.vectorize(k)
+    sch.unroll(c)
+    sch.unroll(w_inner)
+    return steps, passes

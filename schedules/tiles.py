@@ -142,6 +142,25 @@ def choose_row_block(
     return math.ceil(rows / blocks) if 2 * blocked < unblocked else rows
 
 
+def choose_depth(target: Target, panel_bytes: int, chunks: int) -> int:
+    """How many of ``chunks`` steps of the reduction to do in one pass; 0 for all.
+
+    Every tile along the rows reads a tile's whole weights again. Those that do not stay in L2
+    beside the inputs are cut into panels that do.
+
+    Args:
+        panel_bytes: weights of one tile of columns.
+        chunks: equal parts into which the reduction may be cut.
+    """
+    l2 = target.caches.l2
+    if panel_bytes <= l2 // 2 or not l2:
+        return 0
+    fitting = [
+        d for d in range(1, chunks) if chunks % d == 0 and panel_bytes * d // chunks <= l2 // 8
+    ]
+    return max(fitting, default=0)
+
+
 def split_for_cores(target: Target, rows: int, block: int, other_tasks: int) -> int:
     """A block of rows small enough that all cores find work.
 

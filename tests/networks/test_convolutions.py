@@ -81,6 +81,7 @@ RAGGED = [
         (33, 33, 7, 7, 5, 1),
         (16, 64, 14, 14, 1, 2),
         (64, 48, 13, 13, 3, 1),
+        (512, 24, 7, 9, 3, 1),  # the sum is taken in passes where L2 has at most 512 KiB
     ]
 ]
 FORMS = [
