@@ -1,0 +1,141 @@
+"""Operators that keep the packed layout of the activations they are given.
+
+Before:  y: NCHW[c] -> unpack -> relu -> max_pool2d (NCHW) -> ...
+After:   y: NCHW[c] -> relu -> max_pool2d (NCHW[c]) -> ...
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from compiler.passes.packed_values import Packed, constant_of, pack, pack_constant, shape_of, unpack
+from compiler.passes.rewriter import Rewriter
+
+# fmt: off
+UNARY = (
+    "abs", "ceil", "clip", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt",
+    "sigmoid", "sign", "sin", "sqrt", "square", "tan", "tanh",
+    "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.silu",
+)
+ELEMENTWISE = (
+    "add", "divide", "equal", "greater", "greater_equal", "less", "less_equal", "logical_and",
+    "logical_or", "maximum", "minimum", "multiply", "not_equal", "power", "subtract", "where",
+)
+WINDOW_ATTRS = (
+    "pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad",
+)
+# fmt: on
+POOLS = {
+    "nn.max_pool2d": WINDOW_ATTRS,
+    "nn.avg_pool2d": WINDOW_ATTRS,
+    "nn.adaptive_avg_pool2d": ["output_size"],
+}
+
+
+class PackedFollowers(Rewriter):
+    """Handlers of all operators but convolutions; each gives None where no operand is packed."""
+
+    def __init__(self, module: tvm.IRModule) -> None:
+        super().__init__()
+        self.functions = module
+        self.births: dict[relax.Expr, int] = {}  # when a result was emitted
+        for name in UNARY:
+            self.handlers[f"relax.{name}"] = self._unary
+        for name in ELEMENTWISE:
+            self.handlers[f"relax.{name}"] = self._elementwise
+        for name in POOLS:
+            self.handlers[f"relax.{name}"] = self._pool
+        self.handlers |= {"relax.concat": self._concat, "relax.mean": self._mean}
+
+    def to_plain(self, value: Packed) -> relax.Expr:
+        return unpack(self.builder, value)
+
+    def _unary(self, call: relax.Call) -> Packed | None:
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed):
+            return None
+        return self._emit_like(call, [data.expr, *call.args[1:]], data, data.shape)
+
+    def _elementwise(self, call: relax.Call) -> Packed | None:
+        operands = [self.value(a) for a in call.args]
+        packed = [o for o in operands if isinstance(o, Packed)]
+        if not packed:
+            return None
+        shape = shape_of(call)
+        # The youngest operand is the one that fusion may join with this operator.
+        same = [p for p in packed if p.shape == shape]
+        partner = max(same, key=lambda p: self.births.get(p.expr, -1), default=None)
+        if partner is None or any(p.block != partner.block for p in packed):
+            return None
+        aligned = [self._align(o, partner) for o in operands]
+        if any(a is None for a in aligned):
+            return None
+        return self._emit_like(call, aligned, partner, shape)
+
+    def _align(self, operand: Packed | relax.Expr, partner: Packed) -> relax.Expr | None:
+        """An operand in the memory layout of its partner; None where that is not worth it."""
+        if isinstance(operand, Packed):
+            if operand.shape[1] != partner.shape[1]:
+                return None
+            if operand.shape == partner.shape:
+                return operand.viewed(self.builder, partner.collapsed).expr
+            if operand.is_point and len(operand.shape) == len(partner.shape):
+                return operand.viewed(self.builder, collapsed=False).expr
+            return None
+        value = constant_of(operand)
+        if value is not None:
+            packed = pack_constant(value, partner)
+            return None if packed is None else relax.const(packed)
+        if shape_of(operand) != partner.shape:
+            return None
+        packed_operand = pack(self.builder, operand, partner.block)
+        return packed_operand.viewed(self.builder, partner.collapsed).expr
+
+    def _pool(self, call: relax.Call) -> Packed | None:
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed) or len(data.shape) != 4 or data.block == 1:
+            return None
+        x = data.viewed(self.builder, collapsed=False)
+        layout = f"NCHW{data.block}c"
+        operator = call.op.name.removeprefix("relax.nn.")
+        attrs = {name: getattr(call.attrs, name) for name in POOLS[f"nn.{operator}"]}
+        emit = getattr(relax.op.nn, operator)
+        result = self.builder.emit(emit(x.expr, layout=layout, out_layout=layout, **attrs))
+        return Packed(result, shape_of(call), data.block)
+
+    def _concat(self, call: relax.Call) -> Packed | None:
+        axis = int(call.attrs.axis)
+        parts = [self.value(f) for f in call.args[0].fields]
+        shape = shape_of(call)
+        if not all(isinstance(p, Packed) for p in parts) or axis % len(shape) != 1:
+            return None
+        block = parts[0].block
+        if any(p.block != block or p.shape[1] % block for p in parts):
+            return None
+        collapsed = all(p.collapsed for p in parts)
+        fields = [p.viewed(self.builder, collapsed).expr for p in parts]
+        result = self.builder.emit(relax.op.concat(fields, axis=1))
+        return Packed(result, shape, block, collapsed)
+
+    def _mean(self, call: relax.Call) -> Packed | relax.Expr | None:
+        """Global average over all spatial axes."""
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed):
+            return None
+        rank = len(data.shape)
+        axes = sorted(int(a) % rank for a in call.attrs.axis or range(rank))
+        if axes != list(range(2, rank)):
+            return None
+        mean = self.builder.emit(relax.op.mean(data.expr, [2, 3], keepdims=True))
+        point = Packed(mean, (*data.shape[:2], *(1,) * (rank - 2)), data.block)
+        if call.attrs.keepdims:
+            return point
+        return self.builder.emit(relax.op.reshape(self.to_plain(point), shape_of(call)))
+
+    def _emit_like(
+        self, call: relax.Call, args: list[relax.Expr], like: Packed, shape: tuple[int, ...]
+    ) -> Packed:
+        result = self.builder.emit(relax.Call(call.op, args, call.attrs))
+        self.births[result] = len(self.births)
+        return Packed(result, shape, like.block, like.collapsed)
