@@ -8,6 +8,8 @@ A tile of output pixels x output-channel vectors stays in registers while the re
         for ic_outer, kh, kw, ic_inner:
           acc[r][c] += broadcast(x[...]) * w[c][...]       (unrolled, one FMA each)
         epilogue over the tile
+
+AArch64 has a nest of its own (``conv2d_lanes``), except for transposed convolutions.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from tvm import s_tir
 
 from compiler.passes.packed_ops import PHASES
 from compiler.target import Target
+from schedules import conv2d_lanes
 from schedules.blocks import (
     Anchored,
     Block,
@@ -74,6 +77,8 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
+    if target.arch == "aarch64" and PHASES not in sch.get(anchored.anchor).annotations:
+        return {"template": "conv2d", "decision": conv2d_lanes.schedule(sch, target, anchored)}
     decision = decide(sch, target, anchored)
     _tile(sch, target, anchored, decision)
     return {"template": "conv2d", "decision": str(decision)}

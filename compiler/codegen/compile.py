@@ -21,6 +21,7 @@ from compiler.codegen.lifetimes import Needs, lifetimes
 from compiler.codegen.lower import LoweredFunction, lower, object_code
 from compiler.program import ALIGNMENT, KernelCall, Location, Program, Space, TensorInfo
 from compiler.target import Target
+from schedules.constants import CONSTANT_INPUTS, Rearrangement, rearrangements
 
 Progress = Callable[[str, int, int], None]
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ class Kernel:
     lowered: LoweredFunction
     macs: int
     in_place: tuple[int, ...]
+    rearranged: dict[int, Rearrangement]  # constants, by position of the argument
     report: dict[str, str]
 
 
@@ -59,6 +61,7 @@ def compile_module(
     graph = read_graph(module)
     _copy_outputs_that_are_not_results(graph, module)
     kernels = _compile_kernels(graph, module, target, progress)
+    _rearrange_constants(graph, kernels)
     bound = {b: i for i, b in enumerate(graph.outputs)}
     needs = {name: Needs(k.in_place, k.lowered.workspaces) for name, k in kernels.items()}
     intervals, workspaces = lifetimes(graph, needs, bound)
@@ -113,15 +116,41 @@ def _compile_kernels(
     def compile_kernel(name: str) -> Kernel:
         func = module[name]
         macs, in_place = work.multiply_accumulates(func), work.in_place_inputs(func)
+        func = func.with_attr(CONSTANT_INPUTS, _constant_inputs(graph, name))
         scheduled, report = schedules.apply(func, target)
         if in_place:
             # The output may take over an input's memory, so the pointers may be equal.
             scheduled = scheduled.with_attr("tirx.noalias", False)
         symbol = "op_" + re.sub(r"\W", "_", name)
         lowered = lower({symbol: scheduled}, target)[symbol]
-        return Kernel(symbol, lowered, macs, tuple(in_place), report)
+        return Kernel(symbol, lowered, macs, tuple(in_place), rearrangements(scheduled), report)
 
     return dict(zip(names, _in_threads(compile_kernel, names, "kernels", progress), strict=True))
+
+
+def _constant_inputs(graph: Graph, function: str) -> list[int]:
+    """Positions of the arguments that are constants in every call of a function."""
+    calls = [call.inputs for call in graph.calls if call.function == function]
+    return [
+        position
+        for position, buffers in enumerate(zip(*calls, strict=True))
+        if all(graph.buffers[b].constant is not None for b in buffers)
+    ]
+
+
+def _rearrange_constants(graph: Graph, kernels: dict[str, Kernel]) -> None:
+    """Give calls their constants in the order that the schedule reads."""
+    known: dict[tuple[int, Rearrangement], int] = {}
+    for call in graph.calls:
+        for position, wanted in kernels[call.function].rearranged.items():
+            key = (call.inputs[position], wanted)
+            if key not in known:
+                buffer = graph.buffers[call.inputs[position]]
+                assert buffer.constant is not None
+                value = wanted.apply(buffer.constant)
+                graph.buffers.append(Buffer(buffer.nbytes, buffer.dtype, constant=value))
+                known[key] = len(graph.buffers) - 1
+            call.inputs[position] = known[key]
 
 
 def _compile_objects(

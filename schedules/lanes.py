@@ -1,0 +1,264 @@
+"""Tiles and blocks of convolutions where multiply-adds take one lane of a vector as their scalar.
+
+On AArch64 inputs are loaded as vectors, of channels or of neighbouring pixels, and used lane by
+lane. What a tile costs is then mostly a matter of counting instructions, and of how often lines
+come into L1 again; both are priced by the CPU's fit (``edgecc estimate``) where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from compiler.target import LatencyFit, Target
+from schedules.tiles import RegisterTile, even_block, parallel_grain, split_for_cores
+
+MAX_ROWS = 16
+MAX_COLUMNS = 6
+# Shorter passes over the depth spend too much on loading and storing the sums.
+MIN_DEPTH_BLOCK = 32
+# Idle cores weigh less than work: a library also runs on one thread.
+IDLE_WEIGHT = 0.25
+# Instructions around a tile's reduction: addresses, loop, branches.
+TILE_OVERHEAD = 14
+# A ragged tile's loads have guards.
+RAGGED_COST = 1.15
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution as its register tiles see it.
+
+    Args:
+        batch, height, width: extents of the result; height 1 for one long row of pixels.
+        blocks: vectors of output channels; ``group_blocks`` of them share their inputs.
+        channels: outer steps over input channels (vectors, or single channels), each with
+            kernel_height x kernel_width taps and ``lanes`` inner steps.
+        plain: neighbouring pixels lie together instead of channels.
+        input_bytes, vector_bytes: of the activations; of one vector register.
+        epilogue: instructions for each vector of the result.
+    """
+
+    batch: int
+    height: int
+    width: int
+    blocks: int
+    group_blocks: int
+    channels: int
+    kernel_height: int
+    kernel_width: int
+    lanes: int
+    stride: int
+    stride_height: int
+    dilation: int
+    plain: bool
+    input_bytes: int
+    vector_bytes: int
+    epilogue: int
+
+    @property
+    def macs(self) -> int:
+        """Vector multiply-adds."""
+        steps = self.channels * self.kernel_height * self.kernel_width * self.lanes
+        return self.batch * self.height * self.width * self.blocks * steps
+
+    def span(self, rows: int) -> int:
+        """Neighbouring pixels of one line that a tile reads."""
+        return (rows - 1) * self.stride + (self.kernel_width - 1) * self.dilation + 1
+
+    def shares(self, tile: RegisterTile, registers: int) -> bool:
+        """Whether the taps of a kernel row use one set of loaded pixels."""
+        if self.plain:
+            return True
+        several = self.kernel_width > 1 and self.lanes > 1
+        vectors = self.span(tile.rows) + tile.columns * (tile.rows + 1)
+        return (
+            several
+            and self.span(tile.rows) < tile.rows * self.kernel_width
+            and (vectors <= registers)
+        )
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """What a tuner may choose.
+
+    Args:
+        tile: accumulators kept in registers.
+        chunk: vectors of output channels whose weights stay in L1 for a block of rows.
+        depth: outer steps over input channels before the next tile; fewer than all of them: sums
+            go through memory.
+        block: rows (of one long row: row tiles) finished before the next.
+    """
+
+    tile: RegisterTile
+    chunk: int
+    depth: int
+    block: int
+
+
+def choose_blocking(target: Target, problem: Problem) -> Blocking:
+    """The tile and blocks with the least estimated time."""
+    return min(_candidates(target, problem), key=lambda b: _cycles(target, problem, b))
+
+
+def _candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
+    columns = [c for c in range(1, MAX_COLUMNS + 1) if problem.group_blocks % c == 0]
+    for c in columns:
+        for r in range(1, min(problem.width, MAX_ROWS) + 1):
+            tile = RegisterTile(r, c)
+            if r > 1 and _registers(problem, tile, target) > target.vector.registers:
+                break
+            for chunk in (q for q in range(c, problem.blocks + 1, c) if problem.blocks % q == 0):
+                for depth in _depths(problem):
+                    for block in _row_blocks(target, problem, tile, chunk):
+                        yield Blocking(tile, chunk, depth, block)
+
+
+def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
+    """Accumulators, one step's weights, and the inputs in the form that needs the fewest."""
+    inputs = tile.rows
+    if problem.plain:
+        inputs = math.ceil(problem.span(tile.rows) / target.vector.lanes())
+    return tile.columns * (tile.rows + 1) + inputs
+
+
+def _depths(problem: Problem) -> list[int]:
+    if problem.height > 1:
+        return [problem.channels]
+    shortest = math.ceil(MIN_DEPTH_BLOCK / problem.lanes)
+    return [d for d in range(shortest, problem.channels) if problem.channels % d == 0] + [
+        problem.channels
+    ]
+
+
+def _row_blocks(target: Target, problem: Problem, tile: RegisterTile, chunk: int) -> list[int]:
+    """All rows at once, or blocks that keep the cores busy; a ragged tile cannot be blocked."""
+    if problem.height > 1:
+        return [problem.height]
+    rows = math.ceil(problem.width / tile.rows)
+    if problem.width % tile.rows:
+        return [rows]
+    tasks = problem.batch * problem.blocks // chunk
+    return list({rows, even_block(rows, split_for_cores(target, rows, rows, tasks))})
+
+
+def _cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
+    """Estimated cycles of one thread, with a surcharge for cores without work."""
+    fit = target.estimate or LatencyFit(0.9 / target.vector.fma_per_cycle, 4.0, 8.0, 0.0, "")
+    work = _work(target, problem, blocking, fit.cycles_per_instruction)
+    l1, l2 = _misses(target, problem, blocking)
+    cycles = work + max(fit.cycles_per_l1d_miss, 0.25) * l1 + fit.cycles_per_l2_miss * l2
+    tasks = problem.batch * problem.blocks // blocking.chunk * _tasks_along_rows(problem, blocking)
+    if problem.macs * target.vector.lanes() < parallel_grain(target):
+        return cycles
+    idle = math.ceil(tasks / target.cores) * target.cores / tasks - 1
+    return cycles * (1 + IDLE_WEIGHT * idle)
+
+
+def _tasks_along_rows(problem: Problem, blocking: Blocking) -> int:
+    if problem.height > 1:
+        return problem.height
+    return math.ceil(math.ceil(problem.width / blocking.tile.rows) / blocking.block)
+
+
+def _work(
+    target: Target, problem: Problem, blocking: Blocking, cycles_per_instruction: float
+) -> float:
+    """Cycles if all data were in L1."""
+    tile = blocking.tile
+    full, rest = divmod(problem.width, tile.rows)
+    shares = problem.shares(tile, target.vector.registers)
+    cycles = full * _tile_cycles(
+        target, problem, blocking, tile.rows, cycles_per_instruction, shares
+    )
+    if rest:
+        cycles += RAGGED_COST * _tile_cycles(
+            target, problem, blocking, rest, cycles_per_instruction, shares
+        )
+    return cycles * problem.batch * problem.height * problem.blocks / tile.columns
+
+
+def _tile_cycles(
+    target: Target,
+    problem: Problem,
+    blocking: Blocking,
+    rows: int,
+    cycles_per_instruction: float,
+    shares: bool,
+) -> float:
+    columns, lanes = blocking.tile.columns, target.vector.lanes()
+    taps = problem.kernel_width
+    steps = taps * problem.lanes
+    if problem.plain:
+        loads: float = math.ceil(problem.span(rows) / lanes)
+    elif problem.lanes == 1:
+        loads = rows * taps
+    elif shares:
+        loads = math.ceil(problem.span(rows) / 2)
+    else:
+        loads = taps * (math.ceil(rows / 2) if problem.stride == 1 else rows)
+    step = steps * rows * columns + math.ceil(steps * columns / 2) + loads + 1.5
+    passes = problem.channels // blocking.depth
+    lines = problem.channels * problem.kernel_height
+    around = rows * columns * (2 + problem.epilogue) + TILE_OVERHEAD
+    if passes > 1:
+        around += passes * (rows * columns * 3 + TILE_OVERHEAD)
+    chain = lines * steps * target.vector.fma_latency * 1.1
+    return max((lines * step + around) * cycles_per_instruction, chain)
+
+
+def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float, float]:
+    """Lines that come into L1 and into L2."""
+    caches, tile = target.caches, blocking.tile
+    line = caches.line
+    taps = problem.kernel_height * problem.kernel_width
+    pixels = problem.batch * problem.height * problem.width
+    inputs = problem.input_bytes / line
+    weights = problem.channels * taps * problem.lanes * problem.blocks * problem.vector_bytes / line
+    outputs = pixels * problem.blocks * problem.vector_bytes / line
+    chunks = problem.blocks // blocking.chunk
+    passes = problem.channels // blocking.depth
+    row_tiles = problem.height * math.ceil(problem.width / tile.rows)
+    row_blocks = _tasks_along_rows(problem, blocking) if problem.height == 1 else 1
+
+    panel = blocking.depth * taps * problem.lanes * blocking.chunk * problem.vector_bytes
+    stretch = problem.span(tile.rows) * problem.lanes * 4
+    tile_input = blocking.depth * problem.kernel_height * (stretch + 0.75 * line)
+    ways = max(caches.l1d_ways, 2)
+    stays = panel <= caches.l1d * (ways - 1) / ways and panel + 2 * tile_input <= 0.9 * caches.l1d
+    window = problem.input_bytes / (problem.height * problem.batch) * problem.kernel_height
+    again = 1.0
+    if problem.height > 1 and window + panel > 0.75 * caches.l1d:
+        again = max(1.0, problem.kernel_height / problem.stride_height)
+    plane = problem.height * problem.width
+    input_plane = problem.input_bytes // max(1, problem.batch * problem.channels)
+    if not stays or _collide(target, blocking.depth, input_plane):
+        again *= _straddling(stretch, line)
+    in_l1 = problem.input_bytes + panel <= 0.75 * caches.l1d
+    reads = inputs if in_l1 else inputs * chunks * again
+    reads += weights * problem.batch * (row_blocks if stays else row_tiles)
+    sums = outputs * (1 if passes == 1 else passes + 3)
+    if _collide(target, blocking.chunk, plane * problem.vector_bytes):
+        sums *= _straddling(tile.rows * problem.vector_bytes, line)
+
+    l2 = caches.l2 or caches.l1d
+    beyond = inputs + weights + outputs
+    if problem.input_bytes > l2 // 2:
+        beyond += inputs * (chunks / row_blocks - 1 if row_blocks < chunks else 0)
+    if weights * line > l2 // 2:
+        beyond += weights * (row_blocks - 1)
+    return reads + sums, beyond
+
+
+def _straddling(nbytes: float, line: int) -> float:
+    """How often lines come in when both neighbours of a stretch of bytes fetch those they share."""
+    return 1.0 if nbytes % line == 0 else 1 + 0.75 * line / nbytes
+
+
+def _collide(target: Target, streams: int, distance: int) -> bool:
+    """Whether streams this many bytes apart push each other's lines out of their sets of L1."""
+    way = target.caches.l1d // max(1, target.caches.l1d_ways)
+    positions = way // math.gcd(distance, way)
+    return streams > positions * target.caches.l1d_ways // 2

@@ -1,0 +1,135 @@
+"""Convolutions on AArch64: what they compute, how they are blocked, and their innermost loops."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from tvm import s_tir
+
+import schedules
+from compiler.frontend import import_model
+from compiler.passes import optimize
+from compiler.target import load_target
+from schedules.blocks import find_anchored
+from schedules.constants import CONSTANT_INPUTS, rearrangements
+from schedules.conv2d_lanes import describe
+from schedules.lanes import choose_blocking
+from tests import kernels
+from tests.networks.check import check
+
+
+def network(*layers: tuple[int, int, int, dict], size: tuple[int, int] = (14, 14)):
+    """A chain of convolutions: (input channels, output channels, kernel, attributes) each."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], [], "x"
+    for i, (ic, oc, k, attributes) in enumerate(layers):
+        shape = (oc, ic // attributes.get("group", 1), k, k)
+        w = (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype("f4")
+        weights.append(numpy_helper.from_array(w, f"w{i}"))
+        weights.append(numpy_helper.from_array(rng.standard_normal(oc).astype("f4"), f"b{i}"))
+        nodes.append(helper.make_node("Conv", [value, f"w{i}", f"b{i}"], [f"c{i}"], **attributes))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"y{i}"]))
+        value = f"y{i}"
+    x = helper.make_tensor_value_info("x", 1, [1, layers[0][0], *size])
+    y = helper.make_tensor_value_info(value, 1, None)
+    graph = helper.make_graph(nodes, "network", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def last_function(model, target, folder):
+    """The fused function of a model's last convolution; all but its first input are constant."""
+    onnx.save(model, folder / "m.onnx")
+    module = optimize(import_model(folder / "m.onnx", {}, {}).module, target)
+    call = [b.value for block in module["main"].body.blocks for b in block.bindings]
+    name = next(
+        c.args[0].name_hint
+        for c in reversed(call)
+        if c.op.name == "relax.call_tir" and "conv2d" in c.args[0].name_hint
+    )
+    func = module[name]
+    return func.with_attr(CONSTANT_INPUTS, list(range(1, len(func.params) - 1)))
+
+
+PAD = {"pads": [1, 1, 1, 1]}
+DEEP = network((3, 512, 1, {}), (512, 80, 1, {}))
+CHAINS = {
+    "deep": DEEP,
+    "deep_ragged": network((3, 384, 1, {}), (384, 68, 1, {}), size=(11, 11)),
+    "plain": network((3, 17, 3, {"strides": [2, 2], **PAD}), size=(13, 33)),
+    "dilated": network((5, 16, 3, PAD), (16, 33, 3, {"dilations": [2, 1]}), size=(9, 13)),
+    "strided": network((5, 16, 3, PAD), (16, 24, 3, {"strides": [2, 1], **PAD}), size=(9, 13)),
+    "grouped": network((5, 24, 3, PAD), (24, 36, 3, {"group": 3, **PAD}), size=(7, 5)),
+    "split_blocks": network((5, 12, 1, {}), (12, 24, 3, {"group": 6, **PAD}), size=(1, 13)),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_match_onnx_runtime(name, tmp_path):
+    check(CHAINS[name], "arm_cortex_a72", tmp_path)
+
+
+def test_depth_is_cut_where_misses_cost_more_than_instructions(tmp_path):
+    def passes(target):
+        schedule = s_tir.Schedule(last_function(DEEP, load_target(target), tmp_path))
+        problem = describe(schedule, find_anchored(schedule, "conv2d"))
+        blocking = choose_blocking(load_target(target), problem)
+        tile = blocking.tile
+        assert problem.blocks % blocking.chunk == blocking.chunk % tile.columns == 0
+        assert tile.rows * tile.columns + tile.columns + tile.rows <= 32
+        return problem.channels // blocking.depth
+
+    assert passes("arm_cortex_a72") > 1
+    # Its L1 is twice as large and its misses cost next to nothing.
+    assert passes("arm_cortex_a72") > passes("arm_cortex_a76")
+
+
+def test_weights_are_read_in_order(tmp_path):
+    """Rearranged weights hold the same values, with each tile's columns side by side."""
+    target = load_target("arm_cortex_a72")
+    func, _ = schedules.apply(last_function(DEEP, target, tmp_path), target)
+    ((position, wanted),) = rearrangements(func).items()
+    values = np.arange(512 * 80, dtype="f4")
+    moved = wanted.apply(values)
+    assert sorted(moved.reshape(-1)) == sorted(values)
+    assert list(func.params[position].ty.shape) == list(moved.shape)
+    assert moved.shape[-2] > 1
+    assert moved.shape[-1] == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "share"),
+    [
+        (DEEP, 0.83),
+        (network((3, 64, 1, {}), (64, 64, 3, PAD), size=(56, 56)), 0.88),
+        (network((3, 32, 3, {"strides": [2, 2], **PAD}), size=(112, 112)), 0.85),
+    ],
+    ids=["pointwise", "window", "first"],
+)
+def test_innermost_loops_are_multiply_adds(model, share, tmp_path):
+    target = load_target("arm_cortex_a72")
+    func, _ = schedules.apply(last_function(model, target, tmp_path), target)
+    loop = innermost_loop(kernels.assembly(func, target))
+    assert not [line for line in loop if "[sp" in line]
+    assert sum("fmla" in line for line in loop) >= share * len(loop)
+
+
+def innermost_loop(text: str) -> list[str]:
+    """The instructions of the loop without inner loops that has the most multiply-adds."""
+    lines = [line.strip() for line in text.splitlines()]
+    labels: dict[str, int] = {}
+    best: list[str] = []
+    for i, line in enumerate(lines):
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = i
+        branch = re.match(r"(?:b\.\w+|cbn?z\s+\w+,|b)\s+(\.L\w+)", line)
+        if branch is None or branch[1] not in labels:
+            continue
+        body = lines[labels[branch[1]] + 1 : i + 1]
+        if not any(line.startswith(".L") for line in body):
+            code = [line for line in body if line and line[0] not in ".#/;"]
+            best = max(best, code, key=lambda c: sum("fmla" in line for line in c))
+    return best
