@@ -57,6 +57,7 @@ def build(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     consts: Mapping[str, np.ndarray] | None = None,
     quantize: str = "none",
+    exact: bool = False,
     strict: bool = False,
     verify: bool = True,
     progress: Progress = lambda stage, done, total: None,
@@ -70,6 +71,7 @@ def build(
         shapes: extents of inputs whose shape the file leaves open, by input name.
         consts: values of inputs that are compiled in, by input name.
         quantize: "none".
+        exact: no algorithm that rounds differently from a sum of products (Winograd's).
         strict: an operator without a schedule template is an error.
         verify: make golden data and run them through the library, under emulation if need be.
         progress: called with (stage, done, total).
@@ -110,7 +112,7 @@ def build(
             model, imported.inputs, imported.outputs, consts or {}, _samples(imported)
         )
     progress("optimize", 0, 1)
-    optimized = optimize(imported.module, chosen)
+    optimized = optimize(imported.module, chosen, exact)
     program = compile_module(
         optimized, chosen, imported.name, imported.inputs, imported.outputs, progress
     )

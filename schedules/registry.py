@@ -17,11 +17,12 @@ from schedules import (
     pooling,
     reduction,
     softmax,
+    winograd,
 )
 
 Template = Callable[[s_tir.Schedule, Target], "dict[str, str] | None"]
 
-TEMPLATES: tuple[Template, ...] = (conv2d.apply, depthwise.apply, matmul.apply)
+TEMPLATES: tuple[Template, ...] = (conv2d.apply, winograd.apply, depthwise.apply, matmul.apply)
 # Families that promise nothing: where a step fails on an unusual function, the next one is tried.
 FAMILIES: tuple[Template, ...] = (
     elementwise.apply,

@@ -65,14 +65,27 @@ def choose_register_tile(
             beside = _temporaries(target, r, vectors, neighbours_share)
             if (r + phases) * vectors + beside > vector.registers:
                 break
-            cost = sum(
-                row_tiles * column_tiles * _step_cycles(target, tile_rows, tile_columns, depth)
-                for tile_rows, row_tiles in _tiles(target, rows, r)
-                for tile_columns, column_tiles in _tiles(target, columns * registers, vectors)
-            )
+            tile = RegisterTile(r, c)
+            cost = tile_cycles(target, tile, rows, columns, registers, depth)
             if cost < best_cost * 0.999:
-                best, best_cost = RegisterTile(r, c), cost
+                best, best_cost = tile, cost
     return best
+
+
+def tile_cycles(
+    target: Target, tile: RegisterTile, rows: int, columns: int, registers: int, depth: int
+) -> float:
+    """Estimated cycles of one reduction step of a whole problem in tiles.
+
+    Args:
+        rows, columns, depth: as in ``choose_register_tile``.
+        registers: vector registers of one column.
+    """
+    return sum(
+        row_tiles * column_tiles * _step_cycles(target, tile_rows, vectors, depth)
+        for tile_rows, row_tiles in _tiles(target, rows, tile.rows)
+        for vectors, column_tiles in _tiles(target, columns * registers, tile.columns * registers)
+    )
 
 
 def loads_weights_as_groups(target: Target, depth: int) -> bool:

@@ -51,6 +51,10 @@ def build(
         ),
     ] = None,
     quantize: Annotated[str, typer.Option(metavar="none", help="Precision.")] = "none",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Only sums of products: no Winograd convolutions."),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where an operator has no schedule template.")
     ] = False,
@@ -75,6 +79,7 @@ def build(
             shapes=shapes,
             consts=consts,
             quantize=quantize,
+            exact=exact,
             strict=strict,
             verify=not no_verify,
             progress=progress,

@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from compiler.passes import packed_ops
+from compiler.passes import packed_ops, winograd
 from compiler.passes.pack_transposed import (
     Phases,
     Transposed,
@@ -25,7 +25,7 @@ from compiler.passes.pack_transposed import (
     phases_of,
 )
 from compiler.passes.packed_followers import PackedFollowers
-from compiler.passes.packed_ops import Window
+from compiler.passes.packed_ops import FUSABLE, Window
 from compiler.passes.packed_values import (
     Packed,
     constant_of,
@@ -36,18 +36,21 @@ from compiler.passes.packed_values import (
 )
 from compiler.target import Target
 
-# FuseOps lets element-wise consumers join a function of this pattern.
-FUSABLE = {"op_pattern": 4}
 
+def pack_convolutions(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRModule:
+    """Rewrite convolutions and what lies between them to packed layouts for the target.
 
-def pack_convolutions(module: tvm.IRModule, target: Target) -> tvm.IRModule:
-    """Rewrite convolutions and what lies between them to packed layouts for the target."""
-    return _Packer(module, target).rewrite(module)
+    Args:
+        exact: only algorithms that add up the products themselves (no Winograd).
+    """
+    return _Packer(module, target, exact).rewrite(module)
 
 
 class _Packer(PackedFollowers):
-    def __init__(self, module: tvm.IRModule, target: Target) -> None:
+    def __init__(self, module: tvm.IRModule, target: Target, exact: bool) -> None:
         super().__init__(module)
+        self.target = target
+        self.exact = exact
         self.lanes = preferred_block(target)
         self.handlers |= {
             "relax.nn.conv1d": self._convolution,
@@ -169,6 +172,12 @@ class _Packer(PackedFollowers):
         block = self.lanes
         if groups > 1 and not depthwise:
             block = math.gcd(block, out_channels // groups)
+        if groups == 1 and spread == (1, 1) and not self.exact:
+            value = constant_of(weight)
+            m = winograd.choose_tile(self.target, window, logical, value)
+            if value is not None and m is not None:
+                x = self._packed_input(data, self.lanes)
+                return winograd.emit_conv2d(self.builder, x, value, window, shape, m)
         x = self._packed_input(data, block if depthwise else 1)
         collapsed = (
             not depthwise

@@ -11,7 +11,8 @@ import tvm
 from tvm import relax
 
 from compiler.passes import packed_ops
-from compiler.passes.pack_convolutions import FUSABLE, preferred_block
+from compiler.passes.pack_convolutions import preferred_block
+from compiler.passes.packed_ops import FUSABLE
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.rewriter import Rewriter
 from compiler.target import Target

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tvm import te, tirx
 
 ANCHOR = "edgecc.anchor"
+# FuseOps lets element-wise consumers join a function of this pattern.
+FUSABLE = {"op_pattern": 4}
 # Neighbours in a row that use different weights, in turn.
 PHASES = "edgecc.phases"
 

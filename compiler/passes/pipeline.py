@@ -14,8 +14,13 @@ from compiler.passes.place_views import place_views
 from compiler.target import Target
 
 
-def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
-    """Simplify, legalise and fuse; the result's ``main`` is call_tir, reshapes and views alone."""
+def optimize(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRModule:
+    """Simplify, legalise and fuse; the result's ``main`` is call_tir, reshapes and views
+    alone.
+
+    Args:
+        exact: no algorithm that rounds differently from a sum of products (Winograd's).
+    """
     simplify = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
@@ -32,7 +37,7 @@ def optimize(module: tvm.IRModule, target: Target) -> tvm.IRModule:
         module = tvm.ir.transform.Sequential(simplify)(module)
         module = fold_constants(module)
         module = fold_batch_norm(module)
-        module = pack_convolutions(module, target)
+        module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)
         return tvm.ir.transform.Sequential(fuse)(module)

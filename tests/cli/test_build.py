@@ -64,6 +64,26 @@ def test_json(edgecc, tmp_path):
     assert sum(report["work"].values()) == pytest.approx(1, abs=0.01)
 
 
+def test_exact_builds_have_no_winograd(tmp_path):
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64, 3, 3), "float32"), "w")
+    path = save(
+        tmp_path / "conv.onnx",
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        [("x", TensorProto.FLOAT, [1, 64, 28, 28])],
+        [("y", TensorProto.FLOAT, [1, 64, 28, 28])],
+    )
+    model = onnx.load(path)
+    model.graph.initializer.append(weight)
+    onnx.save(model, path)
+
+    def templates(exact: bool) -> set[str]:
+        result = build(path, "x86_64_v3", tmp_path / "out", exact=exact, verify=False)
+        return set(result.receipt["summary"]["template"])
+
+    assert "winograd" in templates(exact=False)
+    assert "winograd" not in templates(exact=True)
+
+
 def test_plain_progress_goes_to_stderr_in_lines(edgecc):
     done = edgecc("build", DIGITS, "-o", "out", "--no-verify")
     stages = [line.split("] ")[1].split(" (")[0] for line in done.stderr.splitlines()]

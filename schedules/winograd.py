@@ -1,0 +1,302 @@
+"""Winograd's convolution: transforms around one matrix product for each point of a tile.
+
+A block of tile rows goes through all three stages before the next one starts, so that what lies
+between them stays in the cache:
+
+    parallel n, block of tile rows
+      for channel vector, tile row                  input transform
+        pad(rows that the tiles read)
+        for tile: v[e][f] = B^T d B
+      for group of output vectors
+        for e, f, column_tile, row_tile             products: tiles x output vectors
+          acc[rows][columns] = 0
+          for ic: acc[r][c] += broadcast(v[e][f][...]) * u[e][f][c][...]
+        for output vector, tile                     output transform
+          y = A^T p A; epilogue over the m x m outputs
+
+Where there are too few blocks for the cores, these share channel vectors and groups instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tvm import s_tir
+
+from compiler.target import Target
+from schedules.blocks import (
+    Block,
+    Loop,
+    Schedule,
+    extent,
+    iterations,
+    load_rows_as_vectors,
+    partition_tail,
+    spread,
+)
+from schedules.tiles import (
+    TASKS_PER_CORE,
+    RegisterTile,
+    choose_register_tile,
+    parallel_grain,
+    tile_cycles,
+)
+
+STAGES = ("pad", "winograd_rows", "winograd_input")
+RESULTS = ("winograd_output_rows", "winograd_output")
+# Cycles a byte that comes from beyond L2 costs beside the arithmetic that hides most of it.
+BYTE_CYCLES_L3 = 0.03
+BYTE_CYCLES_MEMORY = 0.35
+# Sharing channels sends what one core has transformed to the others.
+CROSSING = 1.1
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tuner may choose.
+
+    Args:
+        tile: accumulators kept in registers: tiles x output vectors.
+        rows: rows of tiles in a block.
+        group: output vectors whose products are kept until they are transformed.
+        by_block: the cores share the blocks; else the vectors of channels inside each block.
+    """
+
+    tile: RegisterTile
+    rows: int
+    group: int
+    by_block: bool
+
+    def __str__(self) -> str:
+        shared = "blocks" if self.by_block else "channels"
+        tile = f"tile {self.tile.rows}x{self.tile.columns}"
+        return f"{tile}, {self.rows} rows, group {self.group}, shared by {shared}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Extents of one convolution; channels in vectors on the output's side."""
+
+    batch: int
+    m: int
+    tile_rows: int
+    tile_columns: int
+    in_channels: int
+    out_vectors: int
+    lanes: int
+
+    @property
+    def points(self) -> int:
+        return (self.m + 2) ** 2
+
+    def blocks(self, rows: int) -> int:
+        """Blocks of so many rows of tiles."""
+        return self.batch * self.tile_rows // rows
+
+    def tiles(self, rows: int) -> int:
+        """Tiles of a block of so many rows."""
+        return rows * self.tile_columns
+
+    def input_bytes(self, rows: int) -> int:
+        """Bytes of a block's transformed inputs."""
+        return 4 * self.points * self.tiles(rows) * self.in_channels
+
+    def product_bytes(self, rows: int, vectors: int) -> int:
+        """Bytes of a block's products for so many output vectors."""
+        return 4 * self.points * self.tiles(rows) * vectors * self.lanes
+
+
+def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
+    """Schedule a function of ``winograd_ops.conv2d``; None for any other."""
+    blocks = {sch.get(b).name_hint: b for b in sch.get_child_blocks(sch.get_sblock("root"))}
+    if not {*STAGES, *RESULTS} <= set(blocks):
+        return None
+    products, output = blocks["winograd_products"], list(blocks.values())[-1]
+    for name in list(blocks)[list(blocks).index("winograd_output") + 1 : -1]:
+        sch.compute_inline(blocks[name])
+    problem = read_problem(sch, products, blocks["winograd_output"])
+    decision = decide(target, problem)
+    macs = iterations(sch, products)
+    _schedule(sch, target, problem, decision, output, macs >= parallel_grain(target))
+    variant = f"F({problem.m}x{problem.m}, 3x3)"
+    return {"template": "winograd", "variant": variant, "decision": str(decision)}
+
+
+def read_problem(sch: Schedule, products: Block, tiles: Block) -> Problem:
+    """The extents of a function that is not scheduled yet."""
+    _, _, n, out_vectors, _, lanes, *channels = (
+        int(v.dom.extent) for v in sch.get(products).iter_vars
+    )
+    _, _, rows, columns, m, _, _ = (int(v.dom.extent) for v in sch.get(tiles).iter_vars)
+    return Problem(n, m, rows, columns, math.prod(channels), out_vectors, lanes)
+
+
+def decide(target: Target, problem: Problem) -> Decision:
+    """The block of rows, and the register tile for it, with the least estimated time."""
+
+    def choose_tile(rows: int) -> RegisterTile:
+        return choose_register_tile(
+            target,
+            problem.tiles(rows),
+            problem.out_vectors,
+            problem.lanes,
+            problem.in_channels,
+            even_columns=target.arch == "aarch64",
+        )
+
+    divisors = [r for r in range(1, problem.tile_rows + 1) if problem.tile_rows % r == 0]
+    decisions = [_decide_group(target, problem, choose_tile(rows), rows) for rows in divisors]
+    return min(decisions, key=lambda decision: _cycles(target, problem, decision))
+
+
+def _decide_group(target: Target, problem: Problem, tile: RegisterTile, rows: int) -> Decision:
+    """The largest group whose products fit in L2 beside the block's transformed inputs."""
+    by_block = _shares_blocks(target, problem.blocks(rows))
+    columns = tile.columns if problem.out_vectors % tile.columns == 0 else problem.out_vectors
+    groups = problem.out_vectors // columns
+    most = groups if by_block else max(1, groups // (TASKS_PER_CORE * target.cores))
+    room = _l2(target) * 3 // 4 - problem.input_bytes(rows)
+    most = max(1, min(most, room // problem.product_bytes(rows, columns)))
+    whole = max(g for g in range(1, most + 1) if groups % g == 0)
+    return Decision(tile, rows, whole * columns, by_block)
+
+
+def _shares_blocks(target: Target, blocks: int) -> bool:
+    return blocks % target.cores == 0 or blocks >= TASKS_PER_CORE * target.cores
+
+
+def _l2(target: Target) -> int:
+    return target.caches.l2 or target.caches.l1d
+
+
+def _cycles(target: Target, problem: Problem, decision: Decision) -> float:
+    """Estimated cycles of the products, per core."""
+    blocks, tiles = problem.blocks(decision.rows), problem.tiles(decision.rows)
+    depth, columns = problem.in_channels, problem.out_vectors
+    registers = max(1, math.ceil(problem.lanes / target.vector.lanes()))
+    step = tile_cycles(target, decision.tile, tiles, columns, registers, depth)
+    arithmetic = blocks * problem.points * depth * step
+    if decision.by_block:
+        arithmetic *= math.ceil(blocks / target.cores) * target.cores / blocks
+    else:
+        arithmetic *= CROSSING
+    weights = 4 * problem.points * depth * columns * problem.lanes
+    inputs = problem.input_bytes(decision.rows)
+    between = inputs + problem.product_bytes(decision.rows, decision.group)
+    beyond = 0
+    if weights + between > _l2(target):
+        beyond += blocks * weights
+    if between > _l2(target):
+        beyond += blocks * (1 + columns // decision.group) * inputs
+    return arithmetic + beyond * (BYTE_CYCLES_L3 if target.caches.l3 else BYTE_CYCLES_MEMORY)
+
+
+def _schedule(
+    sch: Schedule,
+    target: Target,
+    problem: Problem,
+    decision: Decision,
+    output: Block,
+    worth_sharing: bool,
+) -> None:
+    n, block, group = _tile_output(sch, problem, decision, output)
+    name = _split_products(sch, problem.tiles(decision.rows))
+    sch.compute_at(sch.get_sblock(f"{name}_local"), group, preserve_unit_loops=True)
+    sch.compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
+    sch.compute_at(sch.get_sblock("winograd_input"), block, preserve_unit_loops=True)
+    for stage in ("winograd_input", f"{name}_local"):
+        # The points of one tile are one line apart modulo a page: all in different sets of L1.
+        sch.storage_align(sch.get_sblock(stage), 0, 1, PAGE // 4, target.caches.line // 4)
+    channels = _tile_products(sch, target, decision, name)
+    vectors = _tile_input(sch)
+    if worth_sharing:
+        for loops in [[n, block]] if decision.by_block else [[vectors], [group]]:
+            spread(sch, loops, work=1, grain=0)
+    sch.decompose_reduction(sch.get_sblock(name), channels)
+
+
+def _tile_output(
+    sch: Schedule, problem: Problem, decision: Decision, output: Block
+) -> tuple[Loop, Loop, Loop]:
+    """Tile the epilogue and transform under it; returns the loops n, block of rows, group."""
+    n, channels, height, width, lane = sch.get_loops(output)
+    tile_row, i = sch.split(height, [None, problem.m])
+    tile_column, j = sch.split(width, [None, problem.m])
+    block, row = sch.split(tile_row, [None, decision.rows])
+    group, vector = sch.split(channels, [None, decision.group])
+    sch.reorder(n, block, group, vector, row, tile_column, i, j, lane)
+    sch.vectorize(lane)
+    sch.unroll(j)
+    for name in reversed(RESULTS):
+        result = sch.get_sblock(name)
+        sch.compute_at(result, tile_column, preserve_unit_loops=True)
+        *_, first, second, inner = sch.get_loops(result)
+        if name == "winograd_output_rows":
+            sch.reorder(second, first, inner)
+            second = first
+        sch.unroll(second)
+        sch.vectorize(inner)
+    return n, block, group
+
+
+def _split_products(sch: Schedule, tiles: int) -> str:
+    """Give the block of tiles an axis of its own, and accumulators that are copied out.
+
+    With the axis the extent of a block is known where a ragged register tile ends.
+    """
+    name = "winograd_products"
+    products = sch.get_sblock(name)
+
+    def split(e, f, n, j, p, lane, *channels):
+        return (e, f, n, j, p // tiles, p % tiles, lane, *channels)
+
+    sch.transform_block_layout(
+        products, lambda e, f, n, j, p, lane, co, ci: split(e, f, n, j, p, lane, co, ci)
+    )
+    sch.transform_layout(
+        products, ("write", 0), lambda e, f, n, j, p, lane: split(e, f, n, j, p, lane)
+    )
+    sch.cache_write(products, 0, "local")
+    return name
+
+
+def _tile_products(sch: Schedule, target: Target, decision: Decision, name: str) -> Loop:
+    copy, products = sch.get_sblock(f"{name}_local"), sch.get_sblock(name)
+    e, f, n, vector, block, tile, lane = sch.get_loops(copy)[-7:]
+    column_tile, column = sch.split(vector, [None, decision.tile.columns])
+    row_tile, row = sch.split(tile, [None, decision.tile.rows])
+    sch.reorder(e, f, n, block, column_tile, row_tile, row, column, lane)
+    sch.compute_at(products, row_tile, preserve_unit_loops=True)
+    partition_tail(sch, row_tile)
+    for loop in (column, row):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    *_, column, _, row, lane, outer, inner = sch.get_loops(products)
+    sch.reorder(outer, inner, row, column, lane)
+    if target.arch == "aarch64" and extent(sch, inner) > 1:
+        load_rows_as_vectors(sch, products, outer, inner)
+    for loop in (column, row):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    return outer
+
+
+def _tile_input(sch: Schedule) -> Loop:
+    """Transform tile by tile; returns the loop over vectors of channels."""
+    tiles, rows, pad = (sch.get_sblock(name) for name in reversed(STAGES))
+    e, f, n, vector, row, column, lane = sch.get_loops(tiles)[-7:]
+    sch.reorder(n, vector, row, column, e, f, lane)
+    sch.unroll(f)
+    sch.vectorize(lane)
+    sch.compute_at(rows, column, preserve_unit_loops=True)
+    *_, e, x, lane = sch.get_loops(rows)
+    sch.reorder(x, e, lane)
+    sch.unroll(e)
+    sch.vectorize(lane)
+    sch.compute_at(pad, row, preserve_unit_loops=True)
+    *_, width, lane = sch.get_loops(pad)
+    partition_tail(sch, width)
+    sch.vectorize(lane)
+    return vector
