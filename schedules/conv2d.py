@@ -36,6 +36,7 @@ from schedules.blocks import (
     spread,
 )
 from schedules.tiles import (
+    FMAS_TAKE_LANES,
     RegisterTile,
     choose_depth,
     choose_register_tile,
@@ -104,7 +105,7 @@ def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
             neighbours_share=kw > 1 and channels == 1,
             phases=phases,
             even_rows=even_rows,
-            even_columns=target.arch == "aarch64",  # guards break up its vector loads
+            even_columns=target.arch in FMAS_TAKE_LANES,  # guards break up its vector loads
         )
 
     def choose_block(tile: RegisterTile, rows: int) -> int:
@@ -163,11 +164,11 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
         sch.compute_at(steps, ow_outer, preserve_unit_loops=True)
     *_, c, _h, w, k, r_outer, kh, kw, r_inner = sch.get_loops(steps)
     sch.reorder(r_outer, kh, kw, r_inner, w, c, k)
-    if target.arch == "aarch64" and extent(sch, r_inner) > 1:
+    if target.arch in FMAS_TAKE_LANES and extent(sch, r_inner) > 1:
         load_rows_as_vectors(sch, steps, kw, r_inner)
     one_phase = PHASES not in sch.get(anchored.anchor).annotations
     if one_phase and loads_weights_as_groups(target, extent(sch, r_inner)):
-        load_weights_as_groups(sch, anchored.anchor, r_inner, c, [w, k])
+        load_weights_as_groups(sch, steps, r_inner, c, [w, k])
     sch.vectorize(k)
     sch.unroll(c)
     sch.unroll(w)

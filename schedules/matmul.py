@@ -27,6 +27,7 @@ from schedules.blocks import (
     spread,
 )
 from schedules.tiles import (
+    FMAS_TAKE_LANES,
     RegisterTile,
     choose_register_tile,
     loads_weights_as_groups,
@@ -71,7 +72,7 @@ def _tile(
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
     partition_tail(sch, row_outer)
     *_, r, c, k, depth = sch.get_loops(anchored.anchor)
-    if target.arch == "aarch64" and extent(sch, depth) % lanes == 0:
+    if target.arch in FMAS_TAKE_LANES and extent(sch, depth) % lanes == 0:
         depth, step = sch.split(depth, [None, lanes])
         sch.reorder(depth, step, r, c, k)
         load_rows_as_vectors(sch, anchored.anchor, depth, step)

@@ -11,7 +11,9 @@ TASKS_PER_CORE = 4
 # More columns are more streams of weights than addressing modes and prefetchers follow.
 MAX_COLUMNS = 4
 # What a ragged last tile costs beside a full one: on AArch64 it cannot load whole vectors of rows.
-RAGGED_COST = {"aarch64": 1.3}
+RAGGED_COST = {"aarch64": 1.3, "arm": 1.3}
+# Multiply-adds take one lane of a vector as their scalar: rows are loaded as vectors.
+FMAS_TAKE_LANES = ("aarch64", "arm")
 WORTH_WAKING_SECONDS = 10e-6
 # Steps of the reduction whose weights RVV loads at once: a group of as many registers.
 GROUPED_STEPS = 4
@@ -110,7 +112,7 @@ def _temporaries(target: Target, rows: int, vectors: int, neighbours_share: bool
     if target.arch == "riscv64" and target.vector.bits:
         # Scalars have registers of their own; one group of weights is loaded while one is used.
         return max(1, 2 * GROUPED_STEPS - vectors)
-    if target.arch in ("aarch64", "arm") or neighbours_share:
+    if target.arch in FMAS_TAKE_LANES or neighbours_share:
         return rows + 1  # each row's scalar is loaded ahead into a vector register
     return 1 if target.vector.fma else 4  # without FMA: the broadcast and the products
 
@@ -123,7 +125,7 @@ def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
     # The weights of a tile are read again for every tile along the rows: from L2 if L1 is small.
     panel_in_l1 = vectors * depth * vector_bytes <= l1d * 3 // 4
     # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
-    row_loads = rows / vector.lanes() if target.arch == "aarch64" else rows
+    row_loads = rows / vector.lanes() if target.arch in FMAS_TAKE_LANES else rows
     loads = (row_loads + vectors * (1 if panel_in_l1 else 1.5)) / vector.fma_per_cycle
     # Accumulators that just cover the latency leave no slack for late loads.
     return max(fmas, loads, 1.25 * vector.fma_latency) + 0.15 * loads

@@ -26,11 +26,15 @@ def attributes(target: Target) -> str:
 
     RISC-V vectors: exactly this register width, so that a group of registers is loaded at once and
     its members are used one by one without moving them.
+
+    32-bit ARM: ``minsize`` lets LLVM use ``vmla``, which takes one lane of a vector as its scalar;
+    the fused ``vfma`` needs each scalar copied to all lanes first. Loops are already optimised
+    here, so that little else changes.
     """
     if target.arch == "riscv64" and target.has_known_vector_length:
         scale = target.vector.bits // VSCALE_BITS
         return f"vscale_range({scale},{scale})"
-    return ""
+    return "optsize minsize" if target.arch == "arm" and target.vector.bits else ""
 
 
 def with_attributes(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module:

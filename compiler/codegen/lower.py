@@ -82,7 +82,11 @@ def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tv
             tirx.transform.LowerIntrin(),
         ]
     )(module)
-    built = tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(target.tvm()))
+    config = target.tvm()
+    if target.arch == "arm":
+        # At level 3 whole windows are unrolled, which 16 registers cannot hold.
+        config["opt-level"] = 2
+    built = tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(config))
     return with_attributes(built, target)
 
 
