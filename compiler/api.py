@@ -131,7 +131,7 @@ def build(
         out_dir,
         golden=golden,
         model_sha256=imported.sha256,
-        extra={"peak_gflops": chosen.peak_gflops()},  # of one core, float32
+        extra={"flops_per_cycle": chosen.flops_per_cycle()},  # of one core, float32
         check=check if verify else None,
     )
     return _result(out_dir, chosen, verification, time.monotonic() - started)

@@ -110,10 +110,13 @@ class Target:
             return False
         return self.vector.bits > 0
 
+    def flops_per_cycle(self, dtype_bits: int = 32) -> float:
+        """Multiply-accumulate peak of one core, 2 operations an FMA lane."""
+        return 2 * self.vector.lanes(dtype_bits) * self.vector.fma_per_cycle
+
     def peak_gflops(self, dtype_bits: int = 32) -> float:
-        """Multiply-accumulate peak of one core, 2 operations an FMA lane, at frequency_ghz."""
-        operations = 2 * self.vector.lanes(dtype_bits) * self.vector.fma_per_cycle
-        return operations * self.frequency_ghz
+        """Multiply-accumulate peak of one core at frequency_ghz."""
+        return self.flops_per_cycle(dtype_bits) * self.frequency_ghz
 
     def tvm(self) -> dict[str, Any]:
         """The dictionary that ``tvm.target.Target`` takes."""

@@ -33,16 +33,16 @@ def profile(
     if emulator:
         from compiler.package.runner import Runner
 
-        used = threads or opened.manifest["target"]["cores"]
+        used, clock = threads or opened.manifest["target"]["cores"], 0.0
         times = Runner(opened).profile(inputs, runs=min(runs, 5), threads=used)
     else:
         import compiler
 
         with compiler.load(package, threads or 0) as model:
             times = model.profile(inputs, runs=runs)
-            used = model.threads
+            used, clock = model.threads, model.clock_ghz
     templates = [row.get("template", "") for row in opened.receipt()["operators"]]
-    peak = peak_gflops(opened.manifest, used)
+    peak = peak_gflops(opened.manifest, used, clock)
     if json:
         rows = [
             {**dataclasses.asdict(t), "gflops": t.gflops, "template": name}
@@ -54,10 +54,12 @@ def profile(
     _print(times, templates, peak, used)
 
 
-def peak_gflops(manifest: dict[str, Any], threads: int) -> float | None:
-    """Float32 peak of the package's target with that many threads; None where it is unknown."""
-    of_core = manifest.get("peak_gflops")
-    return of_core * min(threads, manifest["target"]["cores"]) if of_core else None
+def peak_gflops(manifest: dict[str, Any], threads: int, clock_ghz: float) -> float | None:
+    """Float32 peak of that many cores at the clock; None where either is unknown."""
+    of_cycle = manifest.get("flops_per_cycle")
+    if not of_cycle or not clock_ghz:
+        return None
+    return of_cycle * clock_ghz * min(threads, manifest["target"]["cores"])
 
 
 def _print(
@@ -81,4 +83,4 @@ def _print(
         right=(0, 3, 4, 5, 6),
     )
     if peak:
-        console.note(f"peak: {peak:.1f} GFLOPS with {threads} threads")
+        console.note(f"peak: {peak:.1f} GFLOPS with {threads} threads at the clock measured")

@@ -205,6 +205,7 @@ def entry_source(
         "last_error",
         "threads",
         "close",
+        "clock_ghz",
     ]
     fields += [(function, f"edgecc_{function}") for function in functions]
     lines = [

@@ -16,7 +16,7 @@ from compiler.package.header import RUNTIME_DIR
 from compiler.program import Program
 from compiler.target import Target
 
-RUNTIME_SOURCES = ("model.c", "threads.c", "cpu.c", "tvm_ffi.c")
+RUNTIME_SOURCES = ("model.c", "threads.c", "cpu.c", "clock.c", "tvm_ffi.c")
 _PROVIDED = {
     "__TVMBackendParallelLaunch",
     "__TVMBackendAllocWorkspace",

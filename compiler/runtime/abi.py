@@ -93,4 +93,5 @@ class Descriptor(ctypes.Structure):
         ("last_error", ctypes.CFUNCTYPE(ctypes.c_char_p, _StateP)),
         ("threads", ctypes.CFUNCTYPE(ctypes.c_int, _StateP)),
         ("close", ctypes.CFUNCTYPE(None, _StateP)),
+        ("clock_ghz", ctypes.CFUNCTYPE(ctypes.c_double)),
     )

@@ -113,6 +113,8 @@ typedef struct edgecc_model {
   int (*threads)(const edgecc_state *state);
   /** Ends the instance; frees the arena if init allocated it. Safe to call twice. */
   void (*close)(edgecc_state *state);
+  /** The clock of the calling core in GHz, measured in about a millisecond. */
+  double (*clock_ghz)(void);
 } edgecc_model;
 
 #ifdef __cplusplus

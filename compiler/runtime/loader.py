@@ -112,6 +112,11 @@ class Model:
     def threads(self, n: int) -> None:
         self._check(self._call("set_threads", n))
 
+    @property
+    def clock_ghz(self) -> float:
+        """The clock at which the calling core runs just now, measured."""
+        return self._descriptor.clock_ghz()
+
     def set_spin(self, worker_us: int, caller_us: int) -> None:
         """How long idle workers and a waiting caller spin before they sleep, in microseconds."""
         self._check(self._call("set_spin", worker_us, caller_us))

@@ -36,6 +36,9 @@ extern const char *const edgecc_cpu_features[]; /* LLVM names, NULL at the end *
 extern int32_t edgecc_step(uint32_t i, const edgecc_tensor *in, const edgecc_tensor *out,
                            unsigned char *arena);
 
+/* clock.c */
+extern double edgecc_clock_ghz(void);
+
 /* cpu.c */
 extern const char *edgecc_missing_cpu_feature(void); /* NULL when this CPU has all */
 

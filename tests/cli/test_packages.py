@@ -118,7 +118,8 @@ def test_profile(edgecc, host_package):
     labels = [row["label"] for row in receipt["operators"]]
     assert [row["label"] for row in report["operators"]] == labels
     assert sum(row["share"] for row in report["operators"]) == pytest.approx(1)
-    assert report["peak_gflops"] == pytest.approx(load_target("host").peak_gflops(), rel=0.2)
+    clock = report["peak_gflops"] / load_target("host").flops_per_cycle()
+    assert 0.3 < clock < 8  # GHz, whatever this machine runs at
     text = edgecc("profile", host_package).stdout.splitlines()
     assert text[0].split() == ["#", "OPERATOR", "TEMPLATE", "MS", "SHARE", "GFLOPS", "OF", "PEAK"]
     assert len(text) == len(labels) + 2
@@ -126,10 +127,11 @@ def test_profile(edgecc, host_package):
 
 
 def test_peak_counts_the_cores_of_the_target():
-    manifest = {"peak_gflops": 14.4, "target": {"cores": 4}}
-    assert peak_gflops(manifest, 2) == pytest.approx(2 * 14.4)
-    assert peak_gflops(manifest, 64) == pytest.approx(4 * 14.4)
-    assert peak_gflops({"target": {"cores": 4}}, 1) is None
+    manifest = {"flops_per_cycle": 8, "target": {"cores": 4}}
+    assert peak_gflops(manifest, 2, 1.8) == pytest.approx(2 * 14.4)
+    assert peak_gflops(manifest, 64, 1.8) == pytest.approx(4 * 14.4)
+    assert peak_gflops({"target": {"cores": 4}}, 1, 1.8) is None
+    assert peak_gflops(manifest, 1, 0.0) is None  # emulated
 
 
 def test_verify(edgecc, host_package):
