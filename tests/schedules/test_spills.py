@@ -1,0 +1,122 @@
+"""Inner loops keep what they need in registers, and mostly multiply and accumulate."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tvm import s_tir, te, tirx
+
+from compiler.target import load_target
+from tests import kernels
+from tests.schedules.inner_loop_cases import CASES, SPILLS, TARGETS, hot, spills
+from tests.schedules.inner_loops import inner_loops
+
+# What part of the instructions must multiply. SSE has no fused multiply-add.
+FLOORS = {
+    "x86_64": 0.22,
+    "x86_64_v3": 0.5,
+    "x86_64_v4": 0.55,
+    "arm_cortex_a53": 0.55,
+    "arm_cortex_a72": 0.45,
+    "arm_cortex_a76": 0.5,
+    "arm_cortex_a7": 0.15,
+    "riscv64": 0.45,
+    "riscv_sifive_u74": 0.45,
+    "riscv_spacemit_x60": 0.4,
+    "riscv_sifive_x280": 0.4,
+}
+
+
+HOT = ("conv_3x3_stride_2", "conv_1x1", "depthwise_3x3", "matmul", "attention_scores")
+
+
+# The other targets differ from one of these in their tiles, hardly in their instructions.
+QUICK = (
+    "x86_64_v3",
+    "x86_64_v4",
+    "arm_cortex_a72",
+    "arm_cortex_a7",
+    "riscv64",
+    "riscv_spacemit_x60",
+)
+
+
+def targets() -> list[Any]:
+    """All targets; some are for the full run."""
+    return [pytest.param(t, marks=[] if t in QUICK else [pytest.mark.slow]) for t in TARGETS]
+
+
+def kernels_with_known_spills() -> list[Any]:
+    """All cases; those in spills.json are expected to fail, and to be taken out when they pass."""
+    known = json.loads(SPILLS.read_text())
+    cases = []
+    for target in TARGETS:
+        for case in CASES:
+            reason = known.get(target, {}).get(case)
+            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            marks += [] if target in QUICK else [pytest.mark.slow]
+            cases.append(pytest.param(target, case, marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("target", "case"), kernels_with_known_spills())
+def test_inner_loops_leave_the_stack_alone(target, case):
+    assert spills(CASES[case].loops(load_target(target))) == ""
+
+
+@pytest.mark.parametrize("case", HOT)
+@pytest.mark.parametrize("target", targets())
+def test_inner_loops_mostly_multiply(target, case):
+    assert hot(CASES[case].loops(load_target(target))).share >= FLOORS[target]
+
+
+def tall_tile(rows: int, lanes: int) -> tirx.PrimFunc:
+    """left^T x right with all rows at once in registers: k, then [rows, lanes] unrolled."""
+    left = te.placeholder((256, rows), name="left")
+    right = te.placeholder((256, lanes), name="right")
+    k = te.reduce_axis((0, 256), name="k")
+    result = te.compute(
+        (rows, lanes), lambda i, j: te.sum(left[k, i] * right[k, j], axis=k), name="result"
+    )
+    schedule = s_tir.Schedule(te.create_prim_func([left, right, result]))
+    block = schedule.get_sblock("result")
+    schedule.cache_write(block, 0, "local")
+    row, lane, step = schedule.get_loops(block)
+    schedule.reorder(step, row, lane)
+    schedule.unroll(row)
+    schedule.vectorize(lane)
+    schedule.decompose_reduction(block, step)
+    return schedule.mod["main"]
+
+
+@pytest.mark.parametrize("target", targets())
+def test_spills_are_seen(target):
+    target = load_target(target)
+    lanes = max(target.vector.bits // 32, 1)
+    fits, spilling = (
+        inner_loops(kernels.assembly(tall_tile(rows, lanes), target), target.arch)
+        for rows in (4, 48)
+    )
+    assert fits
+    assert spills(fits) == ""
+    assert spills(spilling)
+
+
+def test_a_buffer_on_the_stack_is_no_spill():
+    """The loop walks through it; a place that stays the same is one."""
+    text = """
+	leaq	64(%rsp), %rax
+	leaq	128(%rsp), %rcx
+.LBB0_1:
+	vbroadcastss	(%rax), %ymm1
+	vfmadd231ps	(%rsp,%rdx,4), %ymm1, %ymm0
+	vfmadd231ps	(%rcx), %ymm1, %ymm2
+	vmovups	%ymm0, 32(%rsp)
+	addq	$4, %rax
+	jne	.LBB0_1
+"""
+    (loop,) = inner_loops(text, "x86_64")
+    assert (loop.instructions, loop.macs) == (6, 2)
+    assert [line.split("\t")[0] for line in loop.stack] == ["vfmadd231ps", "vmovups"]
