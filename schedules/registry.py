@@ -16,13 +16,20 @@ from schedules import (
     normalization,
     pooling,
     reduction,
+    response_norm,
     softmax,
     winograd,
 )
 
 Template = Callable[[s_tir.Schedule, Target], "dict[str, str] | None"]
 
-TEMPLATES: tuple[Template, ...] = (conv2d.apply, winograd.apply, depthwise.apply, matmul.apply)
+TEMPLATES: tuple[Template, ...] = (
+    conv2d.apply,
+    winograd.apply,
+    depthwise.apply,
+    matmul.apply,
+    response_norm.apply,
+)
 # Families that promise nothing: where a step fails on an unusual function, the next one is tried.
 FAMILIES: tuple[Template, ...] = (
     elementwise.apply,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from compiler.frontend.response_norm import ResponseNorm
+from compiler.passes import packed_ops
 from compiler.passes.packed_values import Packed, constant_of, pack, pack_constant, shape_of, unpack
 from compiler.passes.rewriter import Rewriter
 
@@ -31,6 +33,8 @@ POOLS = {
     "nn.avg_pool2d": WINDOW_ATTRS,
     "nn.adaptive_avg_pool2d": ["output_size"],
 }
+# FuseOps lets nothing join a function of this pattern.
+OPAQUE = {"op_pattern": 8}
 
 
 class PackedFollowers(Rewriter):
@@ -46,7 +50,11 @@ class PackedFollowers(Rewriter):
             self.handlers[f"relax.{name}"] = self._elementwise
         for name in POOLS:
             self.handlers[f"relax.{name}"] = self._pool
-        self.handlers |= {"relax.concat": self._concat, "relax.mean": self._mean}
+        self.handlers |= {
+            "relax.concat": self._concat,
+            "relax.mean": self._mean,
+            "relax.call_tir": self._response_norm,
+        }
 
     def to_plain(self, value: Packed) -> relax.Expr:
         return unpack(self.builder, value)
@@ -81,7 +89,9 @@ class PackedFollowers(Rewriter):
             if operand.shape == partner.shape:
                 return operand.viewed(self.builder, partner.collapsed).expr
             if operand.is_point and len(operand.shape) == len(partner.shape):
-                return operand.viewed(self.builder, collapsed=False).expr
+                # The reshape keeps fusion from computing a point again for every tile.
+                shape = operand.memory_shape(collapsed=False)
+                return self.builder.emit(relax.op.reshape(operand.expr, shape))
             return None
         value = constant_of(operand)
         if value is not None:
@@ -132,6 +142,20 @@ class PackedFollowers(Rewriter):
         if call.attrs.keepdims:
             return point
         return self.builder.emit(relax.op.reshape(self.to_plain(point), shape_of(call)))
+
+    def _response_norm(self, call: relax.Call) -> Packed | None:
+        norm = ResponseNorm.of(self.functions[call.args[0]].attrs)
+        data = self.value(call.args[1].fields[0])
+        if norm is None or not isinstance(data, Packed) or data.block == 1:
+            return None
+        x = data.viewed(self.builder, collapsed=False)
+        result = self.builder.emit_te(
+            lambda x: packed_ops.response_norm(x, data.shape[1], norm),
+            x.expr,
+            primfunc_name_hint="response_norm",
+            primfunc_attrs=OPAQUE,
+        )
+        return Packed(result, data.shape, data.block)
 
     def _emit_like(
         self, call: relax.Call, args: list[relax.Expr], like: Packed, shape: tuple[int, ...]

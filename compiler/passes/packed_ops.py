@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from tvm import te, tirx
 
+from compiler.frontend.response_norm import ResponseNorm
+
 ANCHOR = "edgecc.anchor"
 # FuseOps lets element-wise consumers join a function of this pattern.
 FUSABLE = {"op_pattern": 4}
@@ -127,6 +129,35 @@ def depthwise_conv2d(x: te.Tensor, weight: te.Tensor, window: Window) -> te.Tens
     return te.compute(
         (n, blocks, oh, ow, c), element, name="depthwise", attrs={ANCHOR: "depthwise"}
     )
+
+
+def response_norm(x: te.Tensor, channels: int, norm: ResponseNorm) -> te.Tensor:
+    """Local response normalisation of the first ``channels`` of [N, Cb, H, W, c].
+
+    The squares of a pixel lie in one row with zeros on both sides, so that a window's values are
+    neighbours and a vector of windows is a sum of shifted vectors.
+    """
+    n, blocks, height, width, c = (int(d) for d in x.shape)
+    front = -(-norm.before // c) * c
+    back = -(-(norm.size - 1 - norm.before) // c) * c
+    zero = tirx.const(0, x.dtype)
+
+    def square(i, h, w, channel):
+        value = x[i, tirx.floordiv(channel - front, c), h, w, tirx.floormod(channel - front, c)]
+        inside = tirx.all(channel >= front, channel < front + channels)
+        return tirx.if_then_else(inside, value * value, zero)
+
+    shape = (n, height, width, front + blocks * c + back)
+    squares = te.compute(shape, square, name="squares")
+
+    def element(i, j, h, w, k):
+        first = j * c + k + front - norm.before
+        energy = squares[i, h, w, first]
+        for shift in range(1, norm.size):
+            energy = energy + squares[i, h, w, first + shift]
+        return x[i, j, h, w, k] * norm.scale(energy, x.dtype)
+
+    return te.compute(x.shape, element, name="response_norm", attrs={ANCHOR: "response_norm"})
 
 
 def pack_channels(x: te.Tensor, c: int) -> te.Tensor:

@@ -8,6 +8,7 @@ from tvm import relax
 from compiler.frontend.converters.arithmetic import cast
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.node import ConversionError, Node, np_dtype
+from compiler.frontend.response_norm import ResponseNorm, response_norm
 
 
 def _channel_shape(node: Node) -> tuple[int, ...]:
@@ -163,16 +164,12 @@ def lp_normalization(node: Node) -> relax.Expr:
 
 @converter("LRN")
 def local_response_normalization(node: Node) -> relax.Expr:
-    """Squares summed over neighbouring channels: a sum of shifted slices."""
-    dims, dtype, size = node.shape(0), node.dtype(0), node.attr("size")
-    before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
-    widths = [0, 0, before, after] + [0, 0] * (len(dims) - 2)
-    square = node.emit(relax.op.nn.pad(relax.op.multiply(node[0], node[0]), widths))
-    total = relax.op.strided_slice(square, [1], [0], [dims[1]])
-    for shift in range(1, size):
-        part = relax.op.strided_slice(square, [1], [shift], [shift + dims[1]])
-        total = relax.op.add(total, part)
-    rate = relax.op.multiply(total, node.scalar(node.attr("alpha", 1e-4) / size, dtype))
-    base = relax.op.add(rate, node.scalar(node.attr("bias", 1.0), dtype))
-    exponent = node.scalar(-node.attr("beta", 0.75), dtype)
-    return relax.op.multiply(node[0], relax.op.power(node.emit(base), exponent))
+    norm = ResponseNorm(
+        node.attr("size"), node.attr("alpha", 1e-4), node.attr("beta", 0.75), node.attr("bias", 1.0)
+    )
+    return node.builder.emit_te(
+        lambda x: response_norm(x, norm),
+        node[0],
+        primfunc_name_hint="response_norm",
+        primfunc_attrs=norm.attrs,
+    )
