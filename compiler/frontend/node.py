@@ -159,13 +159,16 @@ class Node:
         """Binds ``expr`` to a variable, so that its type is known and it is computed once."""
         return self.builder.emit(expr, name_hint=self.name)
 
-    def te(self, function: Callable, *args: Any, name: str) -> relax.Expr:
+    def te(
+        self, function: Callable, *args: Any, name: str, attrs: dict[str, str] | None = None
+    ) -> relax.Expr:
         """A kernel written as tensor expression.
 
         Args:
             function: takes a te.Tensor for each array or Relax expression among ``args``, and
                 every other argument as it is.
             name: of the generated PrimFunc.
+            attrs: of the generated PrimFunc.
         """
         tensors = [
             self.make_constant(a) if isinstance(a, np.ndarray) else a
@@ -179,7 +182,7 @@ class Node:
                 *(next(given) if isinstance(a, (np.ndarray, relax.Expr)) else a for a in args)
             )
 
-        return self.builder.emit_te(call, *tensors, primfunc_name_hint=name)
+        return self.builder.emit_te(call, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs)
 
     def scalar(self, value: float, dtype: str) -> relax.Expr:
         return constant(np.asarray(value, dtype=np_dtype(dtype)))

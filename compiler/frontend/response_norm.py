@@ -6,6 +6,7 @@ section 3.3.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,14 +29,12 @@ class ResponseNorm:
     def of(cls, attrs: Mapping[str, Any]) -> ResponseNorm | None:
         """What a PrimFunc's attributes describe; None for any other function."""
         found = attrs.get(ATTRIBUTE) if attrs else None
-        if found is None:
-            return None
-        return cls(int(found["size"]), *(float(found[k]) for k in ("alpha", "beta", "bias")))
+        return None if found is None else cls(**json.loads(str(found)))
 
     @property
-    def attrs(self) -> dict[str, Any]:
+    def attrs(self) -> dict[str, str]:
         """Attributes by which ``of`` recognises a PrimFunc."""
-        return {ATTRIBUTE: {k: str(v) for k, v in asdict(self).items()}}
+        return {ATTRIBUTE: json.dumps(asdict(self), sort_keys=True)}
 
     @property
     def before(self) -> int:

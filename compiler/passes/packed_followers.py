@@ -6,9 +6,12 @@ After:   y: NCHW[c] -> relu -> max_pool2d (NCHW[c]) -> ...
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import tvm
 from tvm import relax
 
+from compiler.frontend.axis_ops import AxisOp
 from compiler.frontend.response_norm import ResponseNorm
 from compiler.passes import packed_ops
 from compiler.passes.packed_values import Packed, constant_of, pack, pack_constant, shape_of, unpack
@@ -53,7 +56,7 @@ class PackedFollowers(Rewriter):
         self.handlers |= {
             "relax.concat": self._concat,
             "relax.mean": self._mean,
-            "relax.call_tir": self._response_norm,
+            "relax.call_tir": self._kernel,
         }
 
     def to_plain(self, value: Packed) -> relax.Expr:
@@ -143,11 +146,21 @@ class PackedFollowers(Rewriter):
             return point
         return self.builder.emit(relax.op.reshape(self.to_plain(point), shape_of(call)))
 
-    def _response_norm(self, call: relax.Call) -> Packed | None:
-        norm = ResponseNorm.of(self.functions[call.args[0]].attrs)
-        data = self.value(call.args[1].fields[0])
-        if norm is None or not isinstance(data, Packed) or data.block == 1:
+    def _kernel(self, call: relax.Call) -> Packed | None:
+        """Kernels of the importer that say by an attribute what they do."""
+        attrs = self.functions[call.args[0]].attrs
+        data, *tables = (self.value(a) for a in call.args[1].fields or [None])
+        if not isinstance(data, Packed) or data.block == 1:
             return None
+        norm, axis_op = ResponseNorm.of(attrs), AxisOp.of(attrs)
+        if norm is not None:
+            return self._response_norm(data, norm)
+        if axis_op is not None and axis_op.axis >= 2:
+            shape = tuple(int(d) for d in call.ty_args[0].shape)
+            return self._along_axis(data, axis_op, tables, shape)
+        return None
+
+    def _response_norm(self, data: Packed, norm: ResponseNorm) -> Packed:
         x = data.viewed(self.builder, collapsed=False)
         result = self.builder.emit_te(
             lambda x: packed_ops.response_norm(x, data.shape[1], norm),
@@ -156,6 +169,15 @@ class PackedFollowers(Rewriter):
             primfunc_attrs=OPAQUE,
         )
         return Packed(result, data.shape, data.block)
+
+    def _along_axis(
+        self, data: Packed, op: AxisOp, tables: list[relax.Expr], shape: tuple[int, ...]
+    ) -> Packed:
+        """H and W are axes 2 and 3 of both layouts; a rank-3 tensor's W is axis 3 when packed."""
+        moved = replace(op, axis=op.axis + 4 - len(shape))
+        x = data.viewed(self.builder, collapsed=False)
+        result = self.builder.emit_te(moved, x.expr, *tables, primfunc_name_hint="resize")
+        return Packed(result, shape, data.block)
 
     def _emit_like(
         self, call: relax.Call, args: list[relax.Expr], like: Packed, shape: tuple[int, ...]

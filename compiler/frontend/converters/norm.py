@@ -167,9 +167,4 @@ def local_response_normalization(node: Node) -> relax.Expr:
     norm = ResponseNorm(
         node.attr("size"), node.attr("alpha", 1e-4), node.attr("beta", 0.75), node.attr("bias", 1.0)
     )
-    return node.builder.emit_te(
-        lambda x: response_norm(x, norm),
-        node[0],
-        primfunc_name_hint="response_norm",
-        primfunc_attrs=norm.attrs,
-    )
+    return node.te(response_norm, node[0], norm, name="response_norm", attrs=norm.attrs)

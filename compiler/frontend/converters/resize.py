@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax
 
+from compiler.frontend.axis_ops import AxisOp
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.node import ConversionError, Node, np_dtype
 
@@ -115,16 +116,18 @@ class Table:
             outside = (source < 0) | (source > self.extent - 1)
         repeat = self.out // self.extent
         if weight is None and repeat and (index == np.arange(self.out) // repeat).all():
-            result = node.te(_repeated, x, axis, repeat, name="resize_nearest")
+            op = AxisOp("repeated", axis, repeat)
+            result = node.te(op, x, name="resize_nearest", attrs=op.attrs)
         elif weight is None:
-            result = node.te(_taken, x, index.astype(np.int32), axis, name="resize_nearest")
+            op = AxisOp("taken", axis)
+            index = index.astype(np.int32)
+            result = node.te(op, x, index, name="resize_nearest", attrs=op.attrs)
         else:
             work = dtype if dtype.startswith("float") else "float32"
             x = x if work == dtype else node.emit(relax.op.astype(x, work))
-            table = weight.astype(np_dtype(work))
-            result = node.te(
-                _interpolated, x, index.astype(np.int32), table, axis, name=f"resize_{self.mode}"
-            )
+            op = AxisOp("interpolated", axis)
+            tables = index.astype(np.int32), weight.astype(np_dtype(work))
+            result = node.te(op, x, *tables, name=f"resize_{self.mode}", attrs=op.attrs)
             if work != dtype:
                 result = relax.op.astype(relax.op.round(result), dtype)
         if outside is not None and outside.any():
@@ -202,36 +205,3 @@ class Table:
 
 def _triangle(t: np.ndarray) -> np.ndarray:
     return np.maximum(0.0, 1.0 - t)
-
-
-def _resized(x: te.Tensor, axis: int, extent: int) -> list[tirx.Expr]:
-    return [*x.shape[:axis], extent, *x.shape[axis + 1 :]]
-
-
-def _repeated(x: te.Tensor, axis: int, repeat: int) -> te.Tensor:
-    return te.compute(
-        _resized(x, axis, int(x.shape[axis]) * repeat),
-        lambda *i: x(*i[:axis], i[axis] // repeat, *i[axis + 1 :]),
-        name="resize_nearest",
-    )
-
-
-def _taken(x: te.Tensor, index: te.Tensor, axis: int) -> te.Tensor:
-    return te.compute(
-        _resized(x, axis, index.shape[0]),
-        lambda *i: x(*i[:axis], index(i[axis]), *i[axis + 1 :]),
-        name="resize_nearest",
-    )
-
-
-def _interpolated(x: te.Tensor, index: te.Tensor, weight: te.Tensor, axis: int) -> te.Tensor:
-    taps = int(index.shape[1])
-
-    def source(*i: tirx.Expr) -> tirx.Expr:
-        terms = [
-            x(*i[:axis], index(i[axis], tap), *i[axis + 1 :]) * weight(i[axis], tap)
-            for tap in range(taps)
-        ]
-        return sum(terms[1:], terms[0])
-
-    return te.compute(_resized(x, axis, index.shape[0]), source, name="resize_interpolated")
