@@ -5,6 +5,8 @@ parallel n, channel_block, band of rows
   for oh in band, ow_tile
     acc[rows] = sum over kh, kw of x * w      (kh, kw unrolled; loads shared by neighbours)
     epilogue over the tile
+
+AArch64 reads the picture itself and has the tiles at its borders as copies of the code.
 """
 
 from __future__ import annotations
@@ -13,12 +15,23 @@ import math
 
 from tvm import s_tir
 
+from compiler.codegen.vector_loops import CUT
 from compiler.target import Target
-from schedules.blocks import Anchored, extent, find_anchored, iterations, partition_tail, spread
+from schedules.blocks import (
+    Anchored,
+    extent,
+    find_anchored,
+    iterations,
+    partition_tail,
+    schedule_stage,
+    spread,
+)
 from schedules.tiles import parallel_grain
 
 MAX_UNROLLED_TAPS = 9
 MAX_TILE = 8
+# Windows up to this size read the picture itself, with copies of the code for its borders.
+MAX_CUT_TAPS = 25
 
 
 def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
@@ -29,9 +42,24 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     _, _, _, ow, lane = sch.get_loops(anchored.output)
     taps = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
     rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
+    if _reads_in_place(sch, target, anchored, taps):
+        _tile_without_copy(sch, target, anchored, rows)
+        return {"template": "depthwise", "decision": f"tile {rows}, no copy"}
     band = choose_band(target, sch, anchored)
     _tile(sch, target, anchored, rows, band, taps)
     return {"template": "depthwise", "decision": f"tile {rows}, band {band}"}
+
+
+def _reads_in_place(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, taps: list[int]
+) -> bool:
+    """Whether taps read the picture itself rather than a padded copy of a band."""
+    if target.arch != "aarch64" or taps[0] * taps[1] > MAX_CUT_TAPS:
+        return False
+    n, blocks, *_ = (extent(sch, loop) for loop in sch.get_loops(anchored.output))
+    # Only whole planes can be shared among cores.
+    small = iterations(sch, anchored.anchor) < parallel_grain(target)
+    return small or n * blocks >= target.cores
 
 
 def choose_row_tile(target: Target, width: int, lanes: int) -> int:
@@ -87,4 +115,29 @@ def _tile(
     sch.vectorize(lane)
     sch.unroll(ow_inner)
     spread(sch, [outer], work, parallel_grain(target))
+    sch.decompose_reduction(anchored.anchor, kh)
+
+
+def _tile_without_copy(sch: s_tir.Schedule, target: Target, anchored: Anchored, rows: int) -> None:
+    """Padding becomes a condition of each tap; rows and tiles at the borders get their own code."""
+    n, block, oh, ow, lane = sch.get_loops(anchored.output)
+    work = iterations(sch, anchored.anchor)
+    for stage in anchored.stages:
+        if sch.get(stage).name_hint == "pad":
+            sch.compute_inline(stage)
+        else:
+            schedule_stage(sch, stage)
+    ow_outer, ow_inner = sch.split(ow, [None, rows])
+    tasks = sch.fuse(n, block)
+    sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
+    *_, w, k, kh, kw = sch.get_loops(anchored.anchor)
+    sch.reorder(kh, kw, w, k)
+    sch.vectorize(k)
+    for loop in (w, kw, kh, ow_inner):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    for loop in (oh, ow_outer):
+        sch.annotate(loop, CUT, 1)
+    if work >= parallel_grain(target) and extent(sch, tasks) > 1:
+        sch.parallel(tasks)
     sch.decompose_reduction(anchored.anchor, kh)

@@ -104,7 +104,7 @@ def test_weights_are_read_in_order(tmp_path):
     ("model", "share"),
     [
         (DEEP, 0.83),
-        (network((3, 64, 1, {}), (64, 64, 3, PAD), size=(56, 56)), 0.88),
+        (network((3, 64, 1, {}), (64, 64, 3, {"dilations": [2, 2]}), size=(58, 60)), 0.88),
         (network((3, 32, 3, {"strides": [2, 2], **PAD}), size=(112, 112)), 0.85),
     ],
     ids=["pointwise", "window", "first"],
