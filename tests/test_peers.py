@@ -51,6 +51,9 @@ def test_table_and_report(tmp_path):
     assert line.count("(") == 2  # two engines with a minimum
     assert "geometric mean" in done.stdout
     assert "not timed" not in done.stdout
+    document = (tmp_path / "results.md").read_text().splitlines()
+    assert document[0] == "1 thread: median (minimum) in ms"
+    assert any(line.startswith("| ds_cnn ") and line.endswith("|") for line in document)
     report = json.loads((tmp_path / "results.json").read_text())
     (result,) = report["results"]
     assert (result["model"], result["threads"]) == ("ds_cnn", 1)

@@ -10,7 +10,8 @@ whose outputs differ from those of unoptimised ONNX Runtime is not timed. Ratios
 over the rounds of one turn's median over the other's of the same round.
 
 The engines: pip install 'edgecc[bench]' and, to convert models for ncnn, pip install --no-deps
-pnnx. The table goes to stdout; OUT gets results.json, peers.png and all converted models.
+pnnx. The table goes to stdout; OUT gets results.json, results.md, peers.png and all converted
+models.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ from compiler.cli.console import error_line, note, result_json, warning_line  # 
 from scripts.bench.engines import ENGINES, Engine  # noqa: E402
 from scripts.bench.measure import TOLERANCE, Plan, measure  # noqa: E402
 from scripts.bench.processes import EngineError, Process, choose_cpus  # noqa: E402
-from scripts.bench.report import chart_problem, print_tables, write_chart  # noqa: E402
+from scripts.bench.report import (  # noqa: E402
+    chart_problem,
+    print_tables,
+    write_chart,
+    write_markdown,
+)
 from scripts.bench.results import OURS, Row, to_json  # noqa: E402
 from scripts.bench.suite import SUITE, write_network  # noqa: E402
 from scripts.modelzoo.registry import FetchError  # noqa: E402
@@ -68,12 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result_json(report)
     else:
         print_tables(rows, engines)
+    write_markdown(rows, engines, args.out / "results.md")
     if problem := chart_problem():
         note(problem)
     else:
         write_chart(rows, engines, args.out / "peers.png")
         note(f"chart: {args.out / 'peers.png'}")
-    note(f"results: {args.out / 'results.json'}")
+    note(f"results: {args.out / 'results.json'}, {args.out / 'results.md'}")
     ours = [row.entries[OURS] for row in rows if OURS in row.entries]
     measured = {row.model for row in rows}
     return 1 if any(not entry.timed for entry in ours) or len(measured) < len(args.models) else 0

@@ -29,6 +29,27 @@ def print_tables(rows: list[Row], engines: Sequence[type[Engine]]) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
+def write_markdown(rows: list[Row], engines: Sequence[type[Engine]], path: Path) -> None:
+    """The same as print_tables for a document."""
+    from rich import box
+    from rich.console import Console
+
+    console = Console(width=PLAIN_WIDTH, highlight=False)
+    with console.capture() as captured:
+        for threads, some in by_threads(rows).items():
+            table = _table(threads, some, engines)
+            console.print(table.title)
+            table.title, table.box = None, box.MARKDOWN
+            for row in table.rows:
+                row.end_section = False
+            console.print(table)
+        console.print()
+        for line in refusals(rows) + approximations(rows):
+            console.print(f"- {line}", markup=False, soft_wrap=True)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
 def refusals(rows: list[Row]) -> list[str]:
     """One line for each engine that was not timed on a network, whatever the threads."""
     why: dict[tuple[str, str, str], list[int]] = {}
