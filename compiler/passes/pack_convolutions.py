@@ -14,6 +14,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes import packed_ops, winograd
+from compiler.passes.channel_order import ChannelOrder, blocks_of
 from compiler.passes.pack_transposed import (
     Phases,
     Transposed,
@@ -32,6 +33,7 @@ from compiler.passes.packed_values import (
     pack,
     shape_of,
     spatial_of,
+    spread_channels,
     unpack,
 )
 from compiler.target import Target
@@ -169,16 +171,17 @@ class _Packer(PackedFollowers):
         logical = data.shape if isinstance(data, Packed) else shape_of(data)
         shape = _result_shape(logical, out_channels, window, spread)
         depthwise = groups > 1 and in_channels == 1 and groups == out_channels == logical[1]
-        block = self.lanes
+        block, order = self.lanes, None
         if groups > 1 and not depthwise:
-            block = math.gcd(block, out_channels // groups)
+            block, order = self._grouped_layout(weight, groups)
         if groups == 1 and spread == (1, 1) and not self.exact:
             value = constant_of(weight)
             m = winograd.choose_tile(self.target, window, logical, value)
             if value is not None and m is not None:
                 x = self._packed_input(data, self.lanes)
                 return winograd.emit_conv2d(self.builder, x, value, window, shape, m)
-        x = self._packed_input(data, block if depthwise else 1)
+        any_order = groups > 1 and not (depthwise and constant_of(weight) is None)
+        x = self._packed_input(data, block if depthwise else 1, any_order)
         collapsed = (
             not depthwise
             and spread == (1, 1)
@@ -186,62 +189,83 @@ class _Packer(PackedFollowers):
         )
         x = x.viewed(self.builder, collapsed)
         if depthwise:
-            packed_weight = self._pack_depthwise_weight(weight, block)
+            order = x.order
+            packed_weight = self._pack_depthwise_weight(weight, block, order)
         else:
-            ci = x.block if in_channels % x.block == 0 else 1
-            packed_weight = self._pack_weight(weight, block, ci)
+            ci = x.block if in_channels % x.block == 0 and x.order is None else 1
+            packed_weight = self._pack_weight(weight, block, ci, order)
 
         def compute(data, kernel):
             if spread != (1, 1):
                 data = packed_ops.dilate_spatial(data, spread)
             if depthwise:
                 return packed_ops.depthwise_conv2d(data, kernel, window)
-            return packed_ops.conv2d(data, kernel, window, groups)
+            return packed_ops.conv2d(data, kernel, window, groups, x.order)
 
         name = "depthwise_conv2d" if depthwise else "conv2d"
         result = self.builder.emit_te(
             compute, x.expr, packed_weight, primfunc_name_hint=name, primfunc_attrs=FUSABLE
         )
         self.births[result] = len(self.births)
-        return Packed(result, shape, block, collapsed)
+        return Packed(result, shape, block, collapsed, order)
 
-    def _packed_input(self, data: Packed | relax.Expr, block: int) -> Packed:
-        """Input of a convolution; block 1 takes any layout as it is."""
+    def _grouped_layout(self, weight: relax.Expr, groups: int) -> tuple[int, ChannelOrder | None]:
+        """Block and order of a grouped convolution's result.
+
+        Blocks must not reach across groups: either they are smaller, or groups are padded.
+        """
+        size = shape_of(weight)[0] // groups
+        block = math.gcd(self.lanes, size)
+        stride = -(-size // self.lanes) * self.lanes
+        if constant_of(weight) is None or stride * block >= size * self.lanes:
+            return block, None
+        return self.lanes, ChannelOrder(groups, size, stride)
+
+    def _packed_input(
+        self, data: Packed | relax.Expr, block: int, any_order: bool = False
+    ) -> Packed:
+        """Input of a convolution; block 1 takes any block as it is."""
         if not isinstance(data, Packed):
             return pack(self.builder, data, block)
-        if block in (1, data.block):
+        if block in (1, data.block) and (any_order or data.order is None):
             return data
         return pack(self.builder, unpack(self.builder, data), block)
 
-    def _pack_weight(self, weight: relax.Expr, c: int, ci: int) -> relax.Expr:
+    def _pack_weight(
+        self, weight: relax.Expr, c: int, ci: int, order: ChannelOrder | None = None
+    ) -> relax.Expr:
         """[OC, IC, (KH,) KW] -> [ceil(OC/c), IC/ci, KH, KW, ci, c]."""
-        oc, ic, *kernel = shape_of(weight)
+        _, ic, *kernel = shape_of(weight)
         kh, kw = _two(kernel, 1)
-        return self._rearrange(
-            weight,
-            pad=-oc % c,
-            shape=(-(-oc // c), c, ic // ci, ci, kh, kw),
-            axes=(0, 2, 4, 5, 3, 1),
-        )
+        return self._rearrange(weight, c, (ic // ci, ci, kh, kw), (0, 2, 4, 5, 3, 1), order)
 
-    def _pack_depthwise_weight(self, weight: relax.Expr, c: int) -> relax.Expr:
+    def _pack_depthwise_weight(
+        self, weight: relax.Expr, c: int, order: ChannelOrder | None
+    ) -> relax.Expr:
         """[C, 1, (KH,) KW] -> [ceil(C/c), KH, KW, c]."""
-        channels, _, *kernel = shape_of(weight)
-        kh, kw = _two(kernel, 1)
-        shape = (-(-channels // c), c, kh, kw)
-        return self._rearrange(weight, pad=-channels % c, shape=shape, axes=(0, 2, 3, 1))
+        _, _, *kernel = shape_of(weight)
+        return self._rearrange(weight, c, _two(kernel, 1), (0, 2, 3, 1), order)
 
     def _rearrange(
-        self, weight: relax.Expr, pad: int, shape: tuple[int, ...], axes: tuple[int, ...]
+        self,
+        weight: relax.Expr,
+        c: int,
+        rest: tuple[int, ...],
+        axes: tuple[int, ...],
+        order: ChannelOrder | None,
     ) -> relax.Expr:
-        """Pad axis 0 with zeros, reshape and transpose; at once where the weight is constant."""
+        """Split axis 0 into whole blocks, the others into ``rest``, and transpose.
+
+        At once where the weight is constant; others have no order.
+        """
+        channels, *others = shape_of(weight)
+        shape = (blocks_of(channels, c, order), c, *rest)
         value = constant_of(weight)
-        rank = len(shape_of(weight))
         if value is not None:
-            value = np.pad(value, ((0, pad),) + ((0, 0),) * (rank - 1))
-            return relax.const(np.ascontiguousarray(value.reshape(shape).transpose(axes)))
-        if pad:
-            widths = [0, pad] + [0, 0] * (rank - 1)
+            value = spread_channels(value, 0, c, order).reshape(shape).transpose(axes)
+            return relax.const(np.ascontiguousarray(value))
+        if channels % c:
+            widths = [0, -channels % c] + [0, 0] * len(others)
             weight = self.builder.emit(relax.op.nn.pad(weight, widths))
         weight = self.builder.emit(relax.op.reshape(weight, shape))
         return self.builder.emit(relax.op.permute_dims(weight, axes))

@@ -6,7 +6,7 @@ After:   y: NCHW[c] -> relu -> max_pool2d (NCHW[c]) -> ...
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import relax
@@ -14,6 +14,7 @@ from tvm import relax
 from compiler.frontend.axis_ops import AxisOp
 from compiler.frontend.response_norm import ResponseNorm
 from compiler.passes import packed_ops
+from compiler.passes.channel_order import shuffled
 from compiler.passes.packed_values import Packed, constant_of, pack, pack_constant, shape_of, unpack
 from compiler.passes.rewriter import Rewriter
 
@@ -38,6 +39,17 @@ POOLS = {
 }
 # FuseOps lets nothing join a function of this pattern.
 OPAQUE = {"op_pattern": 8}
+# Exchanges the two axes that a channel shuffle makes of the channels.
+SWAP = (0, 2, 1, 3, 4)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """A packed tensor seen as ``shape``: [N, groups, C / groups, H, W], the middle of a shuffle."""
+
+    data: Packed
+    shape: tuple[int, ...]
+    swapped: bool = False
 
 
 class PackedFollowers(Rewriter):
@@ -57,10 +69,17 @@ class PackedFollowers(Rewriter):
             "relax.concat": self._concat,
             "relax.mean": self._mean,
             "relax.call_tir": self._kernel,
+            "relax.reshape": self._reshape,
+            "relax.permute_dims": self._permute,
         }
 
-    def to_plain(self, value: Packed) -> relax.Expr:
-        return unpack(self.builder, value)
+    def to_plain(self, value: Packed | _Groups) -> relax.Expr:
+        if isinstance(value, Packed):
+            return unpack(self.builder, value)
+        plain = self.builder.emit(relax.op.reshape(unpack(self.builder, value.data), value.shape))
+        if value.swapped:
+            plain = self.builder.emit(relax.op.permute_dims(plain, SWAP))
+        return plain
 
     def _unary(self, call: relax.Call) -> Packed | None:
         data = self.value(call.args[0])
@@ -77,7 +96,9 @@ class PackedFollowers(Rewriter):
         # The youngest operand is the one that fusion may join with this operator.
         same = [p for p in packed if p.shape == shape]
         partner = max(same, key=lambda p: self.births.get(p.expr, -1), default=None)
-        if partner is None or any(p.block != partner.block for p in packed):
+        if partner is None or any(isinstance(o, _Groups) for o in operands):
+            return None
+        if any((p.block, p.order) != (partner.block, partner.order) for p in packed):
             return None
         aligned = [self._align(o, partner) for o in operands]
         if any(a is None for a in aligned):
@@ -102,7 +123,7 @@ class PackedFollowers(Rewriter):
             return None if packed is None else relax.const(packed)
         if shape_of(operand) != partner.shape:
             return None
-        packed_operand = pack(self.builder, operand, partner.block)
+        packed_operand = pack(self.builder, operand, partner.block, partner.order)
         return packed_operand.viewed(self.builder, partner.collapsed).expr
 
     def _pool(self, call: relax.Call) -> Packed | None:
@@ -115,7 +136,7 @@ class PackedFollowers(Rewriter):
         attrs = {name: getattr(call.attrs, name) for name in POOLS[f"nn.{operator}"]}
         emit = getattr(relax.op.nn, operator)
         result = self.builder.emit(emit(x.expr, layout=layout, out_layout=layout, **attrs))
-        return Packed(result, shape_of(call), data.block)
+        return Packed(result, shape_of(call), data.block, order=data.order)
 
     def _concat(self, call: relax.Call) -> Packed | None:
         axis = int(call.attrs.axis)
@@ -124,7 +145,7 @@ class PackedFollowers(Rewriter):
         if not all(isinstance(p, Packed) for p in parts) or axis % len(shape) != 1:
             return None
         block = parts[0].block
-        if any(p.block != block or p.shape[1] % block for p in parts):
+        if any(p.block != block or p.shape[1] % block or p.order for p in parts):
             return None
         collapsed = all(p.collapsed for p in parts)
         fields = [p.viewed(self.builder, collapsed).expr for p in parts]
@@ -141,7 +162,8 @@ class PackedFollowers(Rewriter):
         if axes != list(range(2, rank)):
             return None
         mean = self.builder.emit(relax.op.mean(data.expr, [2, 3], keepdims=True))
-        point = Packed(mean, (*data.shape[:2], *(1,) * (rank - 2)), data.block)
+        shape = (*data.shape[:2], *(1,) * (rank - 2))
+        point = Packed(mean, shape, data.block, order=data.order)
         if call.attrs.keepdims:
             return point
         return self.builder.emit(relax.op.reshape(self.to_plain(point), shape_of(call)))
@@ -153,7 +175,7 @@ class PackedFollowers(Rewriter):
         if not isinstance(data, Packed) or data.block == 1:
             return None
         norm, axis_op = ResponseNorm.of(attrs), AxisOp.of(attrs)
-        if norm is not None:
+        if norm is not None and data.order is None:
             return self._response_norm(data, norm)
         if axis_op is not None and axis_op.axis >= 2:
             shape = tuple(int(d) for d in call.ty_args[0].shape)
@@ -177,11 +199,36 @@ class PackedFollowers(Rewriter):
         moved = replace(op, axis=op.axis + 4 - len(shape))
         x = data.viewed(self.builder, collapsed=False)
         result = self.builder.emit_te(moved, x.expr, *tables, primfunc_name_hint="resize")
-        return Packed(result, shape, data.block)
+        return Packed(result, shape, data.block, order=data.order)
+
+    def _reshape(self, call: relax.Call) -> Packed | _Groups | None:
+        """[N, C, ...] -> [N, groups, C / groups, ...], and back after a transposition."""
+        value, shape = self.value(call.args[0]), shape_of(call)
+        if isinstance(value, _Groups):
+            data = value.data
+            if not value.swapped or shape != data.shape:
+                return None
+            order = shuffled(shape[1], value.shape[1], data.order)
+            return None if order is None else replace(data, order=order)
+        if not isinstance(value, Packed) or len(value.shape) != 4 or value.block == 1:
+            return None
+        n, channels, *spatial = value.shape
+        if len(shape) != 5 or shape[1] * shape[2] != channels:
+            return None
+        return _Groups(value, shape) if shape == (n, *shape[1:3], *spatial) else None
+
+    def _permute(self, call: relax.Call) -> _Groups | None:
+        value = self.value(call.args[0])
+        if not isinstance(value, _Groups) or value.swapped:
+            return None
+        axes = call.attrs.axes
+        if axes is None or tuple(int(a) for a in axes) != SWAP:
+            return None
+        return replace(value, swapped=True)
 
     def _emit_like(
         self, call: relax.Call, args: list[relax.Expr], like: Packed, shape: tuple[int, ...]
     ) -> Packed:
         result = self.builder.emit(relax.Call(call.op, args, call.attrs))
         self.births[result] = len(self.births)
-        return Packed(result, shape, like.block, like.collapsed)
+        return Packed(result, shape, like.block, like.collapsed, like.order)

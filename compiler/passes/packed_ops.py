@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm import te, tirx
 
 from compiler.frontend.response_norm import ResponseNorm
+from compiler.passes.channel_order import ChannelOrder, blocks_of
 
 ANCHOR = "edgecc.anchor"
 # FuseOps lets element-wise consumers join a function of this pattern.
@@ -69,14 +70,21 @@ def dilate_spatial(x: te.Tensor, factors: tuple[int, int]) -> te.Tensor:
     return te.compute(shape, element, name="dilate")
 
 
-def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, groups: int = 1) -> te.Tensor:
+def conv2d(
+    x: te.Tensor,
+    weight: te.Tensor,
+    window: Window,
+    groups: int = 1,
+    order: ChannelOrder | None = None,
+) -> te.Tensor:
     """Convolution on packed layouts.
 
     Args:
         x: [N, IC/ci, H, W, ci]; channels beyond the true IC are never read.
         weight: [OCb, ICb, KH, KW, ci, c], or [OCb, ICg, KH, KW, 1, c] with one input channel at a
             time where ci does not divide the channels of a group.
-        groups: c must divide the output channels of one group.
+        groups: c must divide the output channels of one group, with those that pad it.
+        order: of x's channels; with one, ci channels are never taken at a time.
 
     Returns:
         [N, OCb, OH, OW, c].
@@ -93,10 +101,16 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, groups: int = 1) -> 
     blocks_per_group = oc_blocks // groups
 
     def element(i, j, h, w, k):
-        # A group's input channels start at this (blocked, or else single) channel.
-        first = 0 if groups == 1 else j // blocks_per_group * ic_outer
-        channel = first + r_outer
-        block, lane = (channel, r_inner) if ic_inner == ci else (channel // ci, channel % ci)
+        group = 0 if groups == 1 else j // blocks_per_group
+        # The (blocked, or else single) slot of the group's next input channel.
+        if order is None:
+            slot = group * ic_outer + r_outer
+        elif order.groups == groups and not order.shuffled:
+            slot = group * order.stride + r_outer
+        else:
+            slot = order.slot(group * ic_outer + r_outer)
+        blocked = order is None and ic_inner == ci
+        block, lane = (slot, r_inner) if blocked else (slot // ci, slot % ci)
         value = padded[i, block, h * sh + r_h * dh, w * sw + r_w * dw, lane]
         return te.sum(
             value * weight[j, r_outer, r_h, r_w, r_inner, k], axis=[r_outer, r_h, r_w, r_inner]
@@ -160,28 +174,30 @@ def response_norm(x: te.Tensor, channels: int, norm: ResponseNorm) -> te.Tensor:
     return te.compute(x.shape, element, name="response_norm", attrs={ANCHOR: "response_norm"})
 
 
-def pack_channels(x: te.Tensor, c: int) -> te.Tensor:
-    """[N, C, H, W] -> [N, ceil(C/c), H, W, c], zeros in the lanes beyond C."""
+def pack_channels(x: te.Tensor, c: int, order: ChannelOrder | None = None) -> te.Tensor:
+    """[N, C, H, W] -> [N, blocks, H, W, c], zeros in the lanes without a channel."""
     n, channels, height, width = (int(d) for d in x.shape)
 
     def element(i, j, h, w, k):
-        channel = j * c + k
-        if channels % c == 0:
+        slot = j * c + k
+        channel, exists = (slot, (slot < channels,)) if order is None else order.channel(slot)
+        if channels == blocks * c:
             return x[i, channel, h, w]
-        zero = tirx.const(0, x.dtype)
-        return tirx.if_then_else(channel < channels, x[i, channel, h, w], zero)
+        return tirx.if_then_else(tirx.all(*exists), x[i, channel, h, w], tirx.const(0, x.dtype))
 
-    return te.compute((n, -(-channels // c), height, width, c), element, name="pack_channels")
+    blocks = blocks_of(channels, c, order)
+    return te.compute((n, blocks, height, width, c), element, name="pack_channels")
 
 
-def unpack_channels(x: te.Tensor, channels: int) -> te.Tensor:
-    """[N, Cb, H, W, c] -> [N, channels, H, W]."""
+def unpack_channels(x: te.Tensor, channels: int, order: ChannelOrder | None = None) -> te.Tensor:
+    """[N, blocks, H, W, c] -> [N, channels, H, W]."""
     n, _, height, width, c = (int(d) for d in x.shape)
-    return te.compute(
-        (n, channels, height, width),
-        lambda i, j, h, w: x[i, j // c, h, w, j % c],
-        name="unpack_channels",
-    )
+
+    def element(i, j, h, w):
+        slot = j if order is None else order.slot(j)
+        return x[i, slot // c, h, w, slot % c]
+
+    return te.compute((n, channels, height, width), element, name="unpack_channels")
 
 
 def matmul(a: te.Tensor, b_packed: te.Tensor, columns: int) -> te.Tensor:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 
 from compiler.passes import packed_ops
+from compiler.passes.channel_order import ChannelOrder, blocks_of
 
 
 def shape_of(expr: relax.Expr) -> tuple[int, ...]:
@@ -30,6 +31,9 @@ def constant_of(expr: relax.Expr) -> np.ndarray | None:
 class Packed:
     """A tensor of logical shape [N, C, (H,) W] that lies in memory as [N, ceil(C/c), H, W, c].
 
+    Channel i lies in lane ``slot % c`` of block ``slot // c``; its slot is i, or what ``order``
+    says.
+
     Args:
         expr: the 5-D tensor; [N, ceil(C/c), 1, H*W, c] where ``collapsed``, so that a 1x1
             convolution walks one long row.
@@ -41,6 +45,7 @@ class Packed:
     shape: tuple[int, ...]
     block: int
     collapsed: bool = False
+    order: ChannelOrder | None = None
 
     @property
     def spatial(self) -> tuple[int, int]:
@@ -49,11 +54,17 @@ class Packed:
 
     @property
     def blocks(self) -> int:
-        return -(-self.shape[1] // self.block)
+        return blocks_of(self.shape[1], self.block, self.order)
 
     @property
     def is_point(self) -> bool:
         return self.spatial == (1, 1)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the memory is that of the logical shape."""
+        dense = self.order is None and self.shape[1] % self.block == 0
+        return (self.block == 1 and self.order is None) or (self.is_point and dense)
 
     def memory_shape(self, collapsed: bool) -> tuple[int, ...]:
         height, width = self.spatial
@@ -70,22 +81,31 @@ class Packed:
         return replace(self, expr=view, collapsed=collapsed)
 
 
-def pack(bb: relax.BlockBuilder, expr: relax.Expr, block: int) -> Packed:
+def pack(
+    bb: relax.BlockBuilder, expr: relax.Expr, block: int, order: ChannelOrder | None = None
+) -> Packed:
     """Bring a plain [N, C, (H,) W] tensor into the packed layout."""
-    shape = shape_of(expr)
-    packed = Packed(expr, shape, block)
-    if block == 1 or (packed.is_point and shape[1] % block == 0):
+    packed = Packed(expr, shape_of(expr), block, order=order)
+    if packed.is_plain:
         return replace(packed, expr=bb.emit(relax.op.reshape(expr, packed.memory_shape(False))))
     four = _four_dimensional(bb, expr)
-    return replace(packed, expr=bb.emit_te(packed_ops.pack_channels, four, block))
+
+    def pack_channels(x: te.Tensor) -> te.Tensor:
+        return packed_ops.pack_channels(x, block, order)
+
+    return replace(packed, expr=bb.emit_te(pack_channels, four))
 
 
 def unpack(bb: relax.BlockBuilder, packed: Packed) -> relax.Expr:
     """Bring a packed tensor back to its logical shape."""
-    if packed.block == 1 or (packed.is_point and packed.shape[1] % packed.block == 0):
+    if packed.is_plain:
         return bb.emit(relax.op.reshape(packed.expr, packed.shape))
     spatial = packed.viewed(bb, collapsed=False)
-    plain = bb.emit_te(packed_ops.unpack_channels, spatial.expr, packed.shape[1])
+
+    def unpack_channels(x: te.Tensor) -> te.Tensor:
+        return packed_ops.unpack_channels(x, packed.shape[1], packed.order)
+
+    plain = bb.emit_te(unpack_channels, spatial.expr)
     return plain if len(packed.shape) == 4 else bb.emit(relax.op.reshape(plain, packed.shape))
 
 
@@ -109,9 +129,23 @@ def pack_constant(value: np.ndarray, partner: Packed) -> np.ndarray | None:
         height, width = 1, value.shape[3]
     if channels == 1 and partner.shape[1] != 1:
         return value[..., None]
-    value = np.pad(value, ((0, 0), (0, -channels % partner.block), (0, 0), (0, 0)))
+    value = spread_channels(value, 1, partner.block, partner.order)
     value = value.reshape(n, -1, partner.block, height, width)
     return np.ascontiguousarray(value.transpose(0, 1, 3, 4, 2))
+
+
+def spread_channels(
+    value: np.ndarray, axis: int, block: int, order: ChannelOrder | None
+) -> np.ndarray:
+    """An array with its channels, along an axis, in the slots of whole blocks; zeros elsewhere."""
+    channels = value.shape[axis]
+    shape = list(value.shape)
+    shape[axis] = blocks_of(channels, block, order) * block
+    result = np.zeros(shape, value.dtype)
+    index: list = [slice(None)] * value.ndim
+    index[axis] = np.arange(channels) if order is None else order.slot(np.arange(channels))
+    result[tuple(index)] = value
+    return result
 
 
 def _four_dimensional(bb: relax.BlockBuilder, expr: relax.Expr) -> relax.Expr:

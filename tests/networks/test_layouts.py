@@ -122,3 +122,55 @@ def test_residual_additions_join_the_younger_convolution(target, tmp_path):
         skip = g.emit("Relu", g.emit("Add", y, skip))
     program = check(g.model(skip), target, tmp_path)
     assert [name for name in labels(program) if "conv" not in name] == ["unpack_channels"]
+
+
+def shuffle(g: Graph, x: str, groups: int, channels: int, *spatial: int) -> str:
+    split = np.int64([1, groups, channels // groups, *spatial])
+    y = g.emit("Transpose", g.emit("Reshape", x, split), perm=[0, 2, 1, 3, 4])
+    return g.emit("Reshape", y, np.int64([1, channels, *spatial]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("groups", "channels"), [(4, 44), (2, 32), (3, 15)])
+def test_channel_shuffles_move_nothing(target, groups, channels, tmp_path):
+    """ShuffleNet's unit, twice, with a residual addition."""
+    g = Graph(1, 3, 6, 5)
+    x = g.emit("Relu", g.conv("x", 3, channels, 1, 1))
+    y = x = g.emit("Relu", g.conv(x, channels, channels, 1, 1, group=groups))
+    for _ in range(2):
+        y = g.emit("Relu", g.conv(y, channels, channels, 1, 1, group=groups))
+        y = shuffle(g, y, groups, channels, 6, 5)
+        y = g.conv(y, channels, channels, 3, 3, group=channels, pads=[1] * 4)
+        y = g.conv(y, channels, channels, 1, 1, group=groups)
+        x = y = g.emit("Relu", g.emit("Add", y, x))
+    program = check(g.model(y), target, tmp_path)
+    moves = [name for name in labels(program) if "conv" not in name]
+    assert moves == ["unpack_channels"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_readers_of_shuffled_channels(target, tmp_path):
+    """Every kind of operator finds the channels where a shuffle or padded groups left them."""
+    g = Graph(1, 12, 4, 6)
+    x = g.conv("x", 12, 20, 1, 1, group=4)
+    scale = g.rng.standard_normal((20, 1, 1)).astype("f4")
+    y = g.emit("Mul", g.emit("Sigmoid", shuffle(g, x, 4, 20, 4, 6)), scale)
+    dense = g.conv("x", 12, 20, 1, 1)
+    results = [
+        g.conv(y, 20, 9, 3, 3),
+        g.conv(y, 20, 10, 1, 1, group=2),
+        g.emit("GlobalAveragePool", y),
+        g.emit("MaxPool", y, kernel_shape=[3, 3]),
+        g.emit("Resize", y, "", np.float32([1, 1, 2, 2]), mode="nearest"),
+        g.emit("Concat", y, dense, axis=1),
+        g.emit("Add", x, dense),
+        g.emit("Mul", y, g.emit("GlobalAveragePool", x)),
+        g.emit("LRN", y, size=5, alpha=1.0),
+        shuffle(g, y, 4, 20, 4, 6),
+        shuffle(g, x, 2, 20, 4, 6),
+        shuffle(g, dense, 5, 20, 4, 6),
+        g.emit("Reshape", x, np.int64([1, 4, 5, 4, 6])),
+        g.emit("Transpose", g.emit("Reshape", x, np.int64([1, 4, 5, 4, 6])), perm=[0, 1, 2, 4, 3]),
+        g.emit("Softmax", y, axis=1),
+    ]
+    check(g.model(*results), target, tmp_path)
