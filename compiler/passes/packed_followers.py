@@ -68,6 +68,7 @@ class PackedFollowers(Rewriter):
         self.handlers |= {
             "relax.concat": self._concat,
             "relax.mean": self._mean,
+            "relax.nn.pad": self._pad,
             "relax.call_tir": self._kernel,
             "relax.reshape": self._reshape,
             "relax.permute_dims": self._permute,
@@ -151,6 +152,17 @@ class PackedFollowers(Rewriter):
         fields = [p.viewed(self.builder, collapsed).expr for p in parts]
         result = self.builder.emit(relax.op.concat(fields, axis=1))
         return Packed(result, shape, block, collapsed)
+
+    def _pad(self, call: relax.Call) -> Packed | None:
+        """Constant pads around H and W."""
+        data, attrs = self.value(call.args[0]), call.attrs
+        widths = [int(w) for w in attrs.pad_width]
+        if not isinstance(data, Packed) or any(widths[:4]) or attrs.pad_mode != "constant":
+            return None
+        spatial = [0, 0, *widths[4:]][-4:]
+        x = data.viewed(self.builder, collapsed=False)
+        padded = relax.op.nn.pad(x.expr, [0] * 4 + spatial + [0] * 2, "constant", attrs.pad_value)
+        return Packed(self.builder.emit(padded), shape_of(call), data.block, order=data.order)
 
     def _mean(self, call: relax.Call) -> Packed | relax.Expr | None:
         """Global average over all spatial axes."""

@@ -8,6 +8,7 @@ from tvm import relax
 from compiler.passes.aliases import ALIAS_OPS, VIEW_OPS
 from compiler.passes.fold_batch_norm import fold_batch_norm
 from compiler.passes.fold_constants import fold_constants
+from compiler.passes.fold_pads import fold_pads
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.passes.place_views import place_views
@@ -37,6 +38,7 @@ def optimize(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.I
         module = tvm.ir.transform.Sequential(simplify)(module)
         module = fold_constants(module)
         module = fold_batch_norm(module)
+        module = fold_pads(module)
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)

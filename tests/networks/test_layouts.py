@@ -174,3 +174,25 @@ def test_readers_of_shuffled_channels(target, tmp_path):
         g.emit("Softmax", y, axis=1),
     ]
     check(g.model(*results), target, tmp_path)
+
+
+@pytest.mark.parametrize("target", ["host", "arm_cortex_a72"])
+def test_pads_between_convolutions(target, tmp_path):
+    """Zeros join the next window; other values are written around packed pixels."""
+
+    def pad(x: str, *widths: int, value: float = 0.0) -> str:
+        top, left, bottom, right = widths
+        return g.emit("Pad", x, np.int64([0, 0, top, left, 0, 0, bottom, right]), np.float32(value))
+
+    g = Graph(1, 3, 6, 7)
+    x = g.emit("Relu", g.conv(pad("x", 0, 1, 2, 3), 3, 20, 3, 3))
+    results = [
+        g.conv(pad(x, 1, 0, 1, 2), 20, 8, 3, 3, strides=[2, 2]),
+        g.conv(pad(x, 2, 2, 2, 2), 20, 20, 5, 5, group=20),
+        g.emit("AveragePool", pad(x, 1, 1, 1, 1), kernel_shape=[3, 3], strides=[2, 2]),
+        g.conv(pad(x, 1, 1, 0, 0, value=0.5), 20, 8, 3, 3),
+    ]
+    program = check(g.model(*results), target, tmp_path)
+    moves = [name for name in labels(program) if "pad" in name]
+    assert moves == ["pad"]  # of 0.5
+    assert labels(program).count("unpack_channels") == len(results)
