@@ -7,9 +7,14 @@ the tap; rows and columns are cut at the borders, so that the inside has none.
 
 from __future__ import annotations
 
+import math
+
+from compiler.codegen.vector_loops import CUT
 from compiler.target import Target
-from schedules.access import axes_of, is_reduction
-from schedules.blocks import Block, Schedule
+from schedules.access import axes_of, is_elementwise, is_reduction, spatial_extents
+from schedules.blocks import PARALLEL_GRAIN, Block, Schedule, extent, iterations
+from schedules.depthwise import choose_row_tile
+from schedules.nests import UNROLLED_TAPS
 from schedules.stages import inline_cheap_blocks, kept_blocks, schedule_stages
 
 
@@ -19,6 +24,8 @@ def apply(sch: Schedule, target: Target) -> dict[str, str] | None:
     if len(reductions) != 1 or not _is_windowed(sch, reductions[0]):
         return None
     inline_cheap_blocks(sch)
+    if _is_tiled(sch, target):
+        return _tile(sch, target)
     return schedule_stages(sch, target, "pooling")
 
 
@@ -30,3 +37,52 @@ def _is_windowed(sch: Schedule, block: Block) -> bool:
     spatial = {a.loads[0] for a in axes if not a.reduces and a.extent > 1 and a.loads[0]}
     taps = {a.loads[0] for a in axes if a.reduces and a.extent > 1 and a.loads[0]}
     return any(s % t == 0 and s // t <= 8 for s in spatial for t in taps)
+
+
+def _is_tiled(sch: Schedule, target: Target) -> bool:
+    """Whether a tile of neighbouring vectors of channels shares what its windows load."""
+    first, *rest = kept_blocks(sch)
+    if len(rest) > 1 or not is_reduction(sch, first):
+        return False
+    shape = spatial_extents(sch, first)
+    taps = [int(v.dom.extent) for v in sch.get(first).iter_vars[len(shape) :]]
+    if target.arch != "aarch64" or len(shape) != 5 or shape[4] != target.vector.lanes():
+        return False
+    if any(not is_elementwise(sch, b) or spatial_extents(sch, b) != shape for b in rest):
+        return False
+    # Only whole planes can be shared among cores.
+    small = iterations(sch, first) < PARALLEL_GRAIN
+    return (
+        len(taps) == 2
+        and math.prod(taps) <= UNROLLED_TAPS
+        and (small or shape[0] * shape[1] >= target.cores)
+    )
+
+
+def _tile(sch: Schedule, target: Target) -> dict[str, str]:
+    """Neighbours along a row in registers; rows and tiles at the borders get their own code."""
+    window, *rest = kept_blocks(sch)
+    work = iterations(sch, window)
+    result = rest[0] if rest else sch.cache_write(window, 0, "global")
+    n, block, oh, ow, lane = sch.get_loops(result)
+    rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
+    ow_outer, ow_inner = sch.split(ow, [None, rows])
+    tasks = sch.fuse(n, block)
+    sch.compute_at(window, ow_outer, preserve_unit_loops=True)
+    *_, w, k, kh, kw = sch.get_loops(window)
+    sch.reorder(kh, kw, w, k)
+    for loop in (w, kw, kh, ow_inner):
+        sch.unroll(loop)
+    for loop in (k, lane):
+        sch.vectorize(loop)
+    for loop in (oh, ow_outer):
+        sch.annotate(loop, CUT, 1)
+    shared = work >= PARALLEL_GRAIN and extent(sch, tasks) > 1
+    if shared:
+        sch.parallel(tasks)
+    sch.decompose_reduction(window, kh)
+    return {
+        "template": "pooling",
+        "decision": f"tile {rows}",
+        "parallel": "yes" if shared else "no",
+    }

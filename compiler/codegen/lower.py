@@ -16,6 +16,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.codegen.extrema import UseIeeeExtrema
 from compiler.codegen.function_attributes import with_attributes
 from compiler.codegen.index_casts import NarrowIndexCasts
 from compiler.codegen.partition_hints import RenewPartitionHints
@@ -54,6 +55,8 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     # After vectorisation and unrolling: each call expands to straight-line vector code.
     module = ApproximateMath(target)(module)
     module = ShuffleStridedLoads()(module)
+    if target.arch == "aarch64":
+        module = UseIeeeExtrema()(module)
     return {
         gvar.name_hint: _with_pointers(func, gvar.name_hint)
         for gvar, func in module.functions.items()
