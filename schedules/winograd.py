@@ -35,21 +35,21 @@ from schedules.blocks import (
     partition_tail,
     spread,
 )
+from schedules.constants import rearrange_constant
 from schedules.tiles import (
-    TASKS_PER_CORE,
     RegisterTile,
     choose_register_tile,
     parallel_grain,
     tile_cycles,
 )
 
+PRODUCTS = "winograd_products"
 STAGES = ("pad", "winograd_rows", "winograd_input")
 RESULTS = ("winograd_output_rows", "winograd_output")
-# Cycles a byte that comes from beyond L2 costs beside the arithmetic that hides most of it.
-BYTE_CYCLES_L3 = 0.03
-BYTE_CYCLES_MEMORY = 0.35
 # Sharing channels sends what one core has transformed to the others.
 CROSSING = 1.1
+# Idle cores weigh less than work: a library also runs on one thread.
+IDLE_WEIGHT = 0.5
 PAGE = 4096
 
 
@@ -113,7 +113,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     blocks = {sch.get(b).name_hint: b for b in sch.get_child_blocks(sch.get_sblock("root"))}
     if not {*STAGES, *RESULTS} <= set(blocks):
         return None
-    products, output = blocks["winograd_products"], list(blocks.values())[-1]
+    products, output = blocks[PRODUCTS], list(blocks.values())[-1]
     for name in list(blocks)[list(blocks).index("winograd_output") + 1 : -1]:
         sch.compute_inline(blocks[name])
     problem = read_problem(sch, products, blocks["winograd_output"])
@@ -136,61 +136,80 @@ def read_problem(sch: Schedule, products: Block, tiles: Block) -> Problem:
 def decide(target: Target, problem: Problem) -> Decision:
     """The block of rows, and the register tile for it, with the least estimated time."""
 
-    def choose_tile(rows: int) -> RegisterTile:
+    def choose_tile(rows: int, even: bool) -> RegisterTile:
         return choose_register_tile(
             target,
             problem.tiles(rows),
             problem.out_vectors,
             problem.lanes,
             problem.in_channels,
-            even_columns=target.arch == "aarch64",
+            even_columns=even,
         )
 
-    divisors = [r for r in range(1, problem.tile_rows + 1) if problem.tile_rows % r == 0]
-    decisions = [_decide_group(target, problem, choose_tile(rows), rows) for rows in divisors]
-    return min(decisions, key=lambda decision: _cycles(target, problem, decision))
+    candidates = (
+        Decision(tile, rows, group, by_block)
+        for rows in _divisors(problem.tile_rows)
+        for tile in (choose_tile(rows, even=True), choose_tile(rows, even=target.arch == "aarch64"))
+        for group in _groups(problem, tile)
+        for by_block in (True, False)
+        if problem.blocks(rows) >= target.cores or not by_block
+    )
+    return min(candidates, key=lambda decision: _cycles(target, problem, decision))
 
 
-def _decide_group(target: Target, problem: Problem, tile: RegisterTile, rows: int) -> Decision:
-    """The largest group whose products fit in L2 beside the block's transformed inputs."""
-    by_block = _shares_blocks(target, problem.blocks(rows))
-    columns = tile.columns if problem.out_vectors % tile.columns == 0 else problem.out_vectors
-    groups = problem.out_vectors // columns
-    most = groups if by_block else max(1, groups // (TASKS_PER_CORE * target.cores))
-    room = _l2(target) * 3 // 4 - problem.input_bytes(rows)
-    most = max(1, min(most, room // problem.product_bytes(rows, columns)))
-    whole = max(g for g in range(1, most + 1) if groups % g == 0)
-    return Decision(tile, rows, whole * columns, by_block)
+def _divisors(value: int) -> list[int]:
+    return [d for d in range(1, value + 1) if value % d == 0]
 
 
-def _shares_blocks(target: Target, blocks: int) -> bool:
-    return blocks % target.cores == 0 or blocks >= TASKS_PER_CORE * target.cores
-
-
-def _l2(target: Target) -> int:
-    return target.caches.l2 or target.caches.l1d
+def _groups(problem: Problem, tile: RegisterTile) -> list[int]:
+    """Sizes of groups: whole register tiles, or all vectors at once."""
+    if problem.out_vectors % tile.columns:
+        return [problem.out_vectors]
+    return [g * tile.columns for g in _divisors(problem.out_vectors // tile.columns)]
 
 
 def _cycles(target: Target, problem: Problem, decision: Decision) -> float:
-    """Estimated cycles of the products, per core."""
+    """Estimated cycles of one thread, with a surcharge for cores without work."""
     blocks, tiles = problem.blocks(decision.rows), problem.tiles(decision.rows)
     depth, columns = problem.in_channels, problem.out_vectors
+    groups = columns // decision.group
     registers = max(1, math.ceil(problem.lanes / target.vector.lanes()))
     step = tile_cycles(target, decision.tile, tiles, columns, registers, depth)
-    arithmetic = blocks * problem.points * depth * step
-    if decision.by_block:
-        arithmetic *= math.ceil(blocks / target.cores) * target.cores / blocks
-    else:
-        arithmetic *= CROSSING
-    weights = 4 * problem.points * depth * columns * problem.lanes
+    cycles = blocks * problem.points * depth * step + _miss_cycles(target, problem, decision)
+    tasks = blocks if decision.by_block else groups
+    idle = math.ceil(tasks / target.cores) * target.cores / tasks - 1
+    crossing = 1.0 if decision.by_block or target.cores == 1 else CROSSING
+    return cycles * crossing * (1 + IDLE_WEIGHT * idle)
+
+
+def _miss_cycles(target: Target, problem: Problem, decision: Decision) -> float:
+    """What lines cost that come into L1 and into L2."""
+    blocks, groups = problem.blocks(decision.rows), problem.out_vectors // decision.group
+    out_channels = problem.out_vectors * problem.lanes
+    weights = 4 * problem.points * problem.in_channels * out_channels
     inputs = problem.input_bytes(decision.rows)
-    between = inputs + problem.product_bytes(decision.rows, decision.group)
-    beyond = 0
-    if weights + between > _l2(target):
-        beyond += blocks * weights
-    if between > _l2(target):
-        beyond += blocks * (1 + columns // decision.group) * inputs
-    return arithmetic + beyond * (BYTE_CYCLES_L3 if target.caches.l3 else BYTE_CYCLES_MEMORY)
+    products = problem.product_bytes(decision.rows, decision.group)
+    # One point's inputs stay in L1 for all column tiles, or come in again for each.
+    panel = 4 * problem.in_channels * decision.tile.columns * problem.lanes
+    stays = inputs / problem.points + panel <= target.caches.l1d
+    reads = groups if stays else math.ceil(problem.out_vectors / decision.tile.columns)
+    into_l1 = weights + (1 + reads) * inputs + 2 * groups * products
+    between = inputs + products
+    l2, l3 = target.caches.l2 or target.caches.l1d, target.caches.l3
+    of_l1, of_l2, of_l3 = _line_cycles(target)
+    cycles = of_l1 * into_l1
+    cycles += of_l2 * max(0.0, 1 - l2 / between) * (into_l1 - weights)
+    if weights + between > l2:
+        cycles += (of_l2 if weights <= l3 // 4 else of_l3) * weights
+    return blocks * cycles / target.caches.line
+
+
+def _line_cycles(target: Target) -> tuple[float, float, float]:
+    """Cycles of a line missing in L1, L2 and L3, beside the arithmetic that hides most of them."""
+    if target.estimate is not None:
+        of_l2 = target.estimate.cycles_per_l2_miss
+        return target.estimate.cycles_per_l1d_miss, of_l2, of_l2
+    return (0.6, 2.0, 8.0) if target.caches.l3 else (4.0, 8.0, 8.0)
 
 
 def _schedule(
@@ -201,6 +220,10 @@ def _schedule(
     output: Block,
     worth_sharing: bool,
 ) -> None:
+    if problem.out_vectors % decision.tile.columns == 0:
+        # [points, OCb, ICb, ci, c] -> [points, OCb/columns, ICb, ci, columns, c]: one stream.
+        factors = {1: [decision.tile.columns]}
+        rearrange_constant(sch, sch.get_sblock(PRODUCTS), 1, factors, [0, 1, 3, 4, 2, 5])
     n, block, group = _tile_output(sch, problem, decision, output)
     name = _split_products(sch, problem.tiles(decision.rows))
     sch.compute_at(sch.get_sblock(f"{name}_local"), group, preserve_unit_loops=True)
@@ -246,7 +269,7 @@ def _split_products(sch: Schedule, tiles: int) -> str:
 
     With the axis the extent of a block is known where a ragged register tile ends.
     """
-    name = "winograd_products"
+    name = PRODUCTS
     products = sch.get_sblock(name)
 
     def split(e, f, n, j, p, lane, *channels):

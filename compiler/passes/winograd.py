@@ -14,10 +14,11 @@ from compiler.target import Target
 
 # Where instruction counts or clocks have shown that it pays.
 ARCHITECTURES = ("x86_64", "aarch64")
-# The larger tile has more weights and larger rounding errors: each step must pay clearly.
-CLEAR_WIN = 0.85
-# Cycles of one transform of one vector of channels: of the input, of the output with epilogue.
-TRANSFORM_CYCLES = {2: (70, 50), 4: (200, 170)}
+# Transformed weights take 1.8 (m = 2) or 4 times the memory: each step must pay clearly.
+CLEAR_WIN, CLEAR_WIN_OF_LARGER = 0.85, 0.88
+# Instructions around one tile of one vector of channels: its transform, the loops around that,
+# and either the copy of the border or loads and stores of accumulators and the epilogue.
+TRANSFORM_INSTRUCTIONS = {2: (120, 100), 4: (330, 300)}
 # What loops, loads and ragged tiles add to the multiply-adds.
 DIRECT_OVERHEAD, PRODUCT_OVERHEAD = 1.05, 1.15
 # Cycles a byte of weights that comes from memory costs beside the arithmetic that hides most.
@@ -40,9 +41,10 @@ def choose_tile(
         return None
     out_channels = weight.shape[0]
     best, best_cycles = None, _direct_cycles(target, window, shape, out_channels)
-    for m in TRANSFORM_CYCLES:
+    for m in TRANSFORM_INSTRUCTIONS:
         cycles = _winograd_cycles(target, window, shape, out_channels, m)
-        if cycles < CLEAR_WIN * best_cycles:
+        clear = CLEAR_WIN if best is None else CLEAR_WIN_OF_LARGER
+        if cycles < clear * best_cycles:
             best, best_cycles = m, cycles
     return best
 
@@ -89,7 +91,9 @@ def _winograd_cycles(
     n, channels, height, width = shape
     points = (m + TAPS - 1) ** 2
     out_vectors = _vectors(target, out_channels)
-    of_input, of_output = TRANSFORM_CYCLES[m]
+    of_input, of_output = (
+        _transform_cycles(target, points, count) for count in TRANSFORM_INSTRUCTIONS[m]
+    )
     products = points * channels * out_vectors / target.vector.fma_per_cycle
     tile = (
         PRODUCT_OVERHEAD * products
@@ -98,6 +102,18 @@ def _winograd_cycles(
     )
     tiles = n * math.prod(tiles_of(window, height, width, m))
     return tiles * tile + _weight_cycles(target, points * channels * out_channels)
+
+
+def _transform_cycles(target: Target, points: int, instructions: int) -> float:
+    """One transform of one vector, whose results are written to L2 and read from there."""
+    fit = target.estimate
+    if fit is not None:
+        of_instruction, of_line = fit.cycles_per_instruction, fit.cycles_per_l1d_miss
+    else:
+        of_instruction = 0.9 / target.vector.fma_per_cycle
+        of_line = 0.6 if target.caches.l3 else 4.0
+    lines = 2 * points * target.vector.bits // 8 / target.caches.line
+    return instructions * of_instruction + lines * of_line
 
 
 def _vectors(target: Target, channels: int) -> int:
