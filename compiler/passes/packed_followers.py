@@ -59,6 +59,7 @@ class PackedFollowers(Rewriter):
         super().__init__()
         self.functions = module
         self.births: dict[relax.Expr, int] = {}  # when a result was emitted
+        self.stored = _stored_vars(module["main"])
         for name in UNARY:
             self.handlers[f"relax.{name}"] = self._unary
         for name in ELEMENTWISE:
@@ -95,9 +96,15 @@ class PackedFollowers(Rewriter):
             return None
         shape = shape_of(call)
         # The youngest operand is the one that fusion may join with this operator.
-        same = [p for p in packed if p.shape == shape]
-        partner = max(same, key=lambda p: self.births.get(p.expr, -1), default=None)
-        if partner is None or any(isinstance(o, _Groups) for o in operands):
+        same = [a for a in call.args if isinstance(self.value(a), Packed) and shape_of(a) == shape]
+        youngest = max(same, key=lambda a: self.births.get(self.value(a).expr, -1), default=None)
+        if youngest is None:
+            return None
+        partner: Packed = self.value(youngest)
+        if youngest in self.stored:
+            # Nothing joins it, so that what follows need not see one long row.
+            partner = partner.viewed(self.builder, collapsed=False)
+        if any(isinstance(o, _Groups) for o in operands):
             return None
         if any((p.block, p.order) != (partner.block, partner.order) for p in packed):
             return None
@@ -244,3 +251,15 @@ class PackedFollowers(Rewriter):
         result = self.builder.emit(relax.Call(call.op, args, call.attrs))
         self.births[result] = len(self.births)
         return Packed(result, shape, like.block, like.collapsed, like.order)
+
+
+def _stored_vars(main: relax.Function) -> set[relax.Var]:
+    """What others than element-wise operators read, and so must be in memory."""
+    stored: set[relax.Var] = set()
+    inlined = {f"relax.{name}" for name in (*UNARY, *ELEMENTWISE)}
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if isinstance(call, relax.Call) and getattr(call.op, "name", "") not in inlined:
+                stored |= {a for a in call.args if isinstance(a, relax.Var)}
+    return stored
