@@ -13,7 +13,10 @@ from onnx import helper, numpy_helper
 
 from tests.networks.check import check
 
-OPS = ("concat", "concat", "slice", "relu", "add", "conv", "pool", "norm", "reshape")
+OPS = (
+    *("concat", "concat", "slice", "relu", "add", "conv", "grouped", "depthwise", "shuffle"),
+    *("pool", "norm", "reshape", "excite"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,34 +51,77 @@ class Network:
     def apply(self, step: Step) -> None:
         names = list(self.channels)
         a, b, c = (names[-1 - i % min(6, len(names))] for i in step.operands)
+        getattr(self, f"_{step.op}")(a, b, c, *step.operands[1:])
+
+    def _concat(self, a: str, b: str, c: str, *_: int) -> None:
+        channels = sum(self.channels[t] for t in (a, b, c))
+        if channels <= 128:
+            self.emit("Concat", [a, b, c], channels, axis=1)
+
+    def _slice(self, a: str, b: str, c: str, first: int, length: int) -> None:
         n = self.channels[a]
-        if step.op == "concat" and sum(self.channels[t] for t in (a, b, c)) <= 128:
-            self.emit("Concat", [a, b, c], sum(self.channels[t] for t in (a, b, c)), axis=1)
-        elif step.op == "slice":
-            begin = step.operands[1] % n // 4 * 4
-            end = min(n, begin + 4 + step.operands[2] % 3 * 4)
-            limits = [self.constant(np.int64([v])) for v in (begin, end, 1)]
-            self.emit("Slice", [a, *limits], end - begin)
-        elif step.op == "add":
-            same = [t for t in names if self.channels[t] == n]
-            self.emit("Add", [a, same[step.operands[1] % len(same)]], n)
-        elif step.op == "conv":
-            out = (4, 8, 12)[step.operands[1] % 3]
-            value = self.rng.standard_normal((out, n, 1, 1)) / np.sqrt(n)
-            self.emit("Conv", [a, self.constant(value.astype("f4"))], out)
-        elif step.op == "pool":
-            self.emit("MaxPool", [a], n, kernel_shape=[3, 3], pads=[1] * 4)
-        elif step.op == "norm":
-            shape = self.constant((0.5 + self.rng.random((n, 1, 1))).astype("f4"))
-            self.emit("Add", [self.emit("Mul", [a, shape], n), shape], n)
-        elif step.op == "reshape":
-            flat = self.constant(np.int64([self.shape[0], -1]))
-            back = self.constant(np.int64([self.shape[0], n, 6, 4]))
-            long = self.emit("Reshape", [a, flat], n)
-            del self.channels[long]
-            self.emit("Reshape", [long, back], n)
-        else:
-            self.emit("Relu", [a], n)
+        begin = first % n // 4 * 4
+        end = min(n, begin + 4 + length % 3 * 4)
+        limits = [self.constant(np.int64([v])) for v in (begin, end, 1)]
+        self.emit("Slice", [a, *limits], end - begin)
+
+    def _relu(self, a: str, *_) -> None:
+        self.emit("Relu", [a], self.channels[a])
+
+    def _add(self, a: str, b: str, c: str, other: int, _: int) -> None:
+        n = self.channels[a]
+        same = [t for t in self.channels if self.channels[t] == n]
+        self.emit("Add", [a, same[other % len(same)]], n)
+
+    def _conv(self, a: str, b: str, c: str, size: int, _: int) -> None:
+        self._convolve(a, (4, 8, 12)[size % 3], 1)
+
+    def _grouped(self, a: str, *_) -> None:
+        groups = next(g for g in (4, 2, 3, 1) if self.channels[a] % g == 0)
+        self._convolve(a, 3 * groups, groups)
+
+    def _convolve(self, a: str, out: int, groups: int) -> None:
+        depth = self.channels[a] // groups
+        value = self.rng.standard_normal((out, depth, 1, 1)) / np.sqrt(depth)
+        self.emit("Conv", [a, self.constant(value.astype("f4"))], out, group=groups)
+
+    def _depthwise(self, a: str, *_) -> None:
+        n = self.channels[a]
+        value = self.constant((self.rng.standard_normal((n, 1, 3, 3)) / 3).astype("f4"))
+        self.emit("Conv", [a, value], n, group=n, pads=[1] * 4)
+
+    def _shuffle(self, a: str, *_) -> None:
+        n = self.channels[a]
+        groups = next(g for g in (3, 2, 1) if n % g == 0)
+        y = self._viewed(a, self.shape[0], groups, n // groups, 6, 4)
+        y = self.emit("Transpose", [y], n, perm=[0, 2, 1, 3, 4])
+        del self.channels[y]
+        self.channels[self._viewed(y, self.shape[0], n, 6, 4)] = n
+
+    def _excite(self, a: str, *_) -> None:
+        n = self.channels[a]
+        point = self.emit("GlobalAveragePool", [a], n)
+        del self.channels[point]
+        self.emit("Mul", [a, point], n)
+
+    def _pool(self, a: str, *_) -> None:
+        self.emit("MaxPool", [a], self.channels[a], kernel_shape=[3, 3], pads=[1] * 4)
+
+    def _norm(self, a: str, *_) -> None:
+        n = self.channels[a]
+        values = self.constant((0.5 + self.rng.random((n, 1, 1))).astype("f4"))
+        self.emit("Add", [self.emit("Mul", [a, values], n), values], n)
+
+    def _reshape(self, a: str, *_) -> None:
+        n = self.channels[a]
+        flat = self._viewed(a, self.shape[0], -1)
+        self.channels[self._viewed(flat, self.shape[0], n, 6, 4)] = n
+
+    def _viewed(self, a: str, *shape: int) -> str:
+        """A reshape that later steps do not pick unless it gets channels."""
+        name = self.emit("Reshape", [a, self.constant(np.int64(shape))], 0)
+        del self.channels[name]
+        return name
 
     def model(self) -> onnx.ModelProto:
         read = {i for node in self.nodes for i in node.input}
