@@ -1,12 +1,15 @@
 """Depthwise convolution on packed layouts: bound by memory, so by how often a row is loaded.
 
-parallel n, channel_block, band of rows
-  pad(band) into a buffer that stays in the cache
-  for oh in band, ow_tile
+parallel n, channel_block
+  for oh, ow_tile                             (tiles at the borders have code of their own)
     acc[rows] = sum over kh, kw of x * w      (kh, kw unrolled; loads shared by neighbours)
     epilogue over the tile
 
-AArch64 reads the picture itself and has the tiles at its borders as copies of the code.
+or, where there are fewer channel blocks than cores,
+
+parallel n, channel_block, band of rows
+  pad(band) into a buffer that stays in the cache
+  for oh in band, ow_tile ...
 """
 
 from __future__ import annotations
@@ -41,10 +44,13 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         return None
     _, _, _, ow, lane = sch.get_loops(anchored.output)
     taps = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
-    rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
+    vectors = target.vector.bits > 0
     if _reads_in_place(sch, target, anchored, taps):
-        _tile_without_copy(sch, target, anchored, rows)
+        # Without vectors each lane is a picture of its own, whose weights stay in registers.
+        rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane) if vectors else 1)
+        _tile_without_copy(sch, target, anchored, rows, taps)
         return {"template": "depthwise", "decision": f"tile {rows}, no copy"}
+    rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
     band = choose_band(target, sch, anchored)
     _tile(sch, target, anchored, rows, band, taps)
     return {"template": "depthwise", "decision": f"tile {rows}, band {band}"}
@@ -54,7 +60,7 @@ def _reads_in_place(
     sch: s_tir.Schedule, target: Target, anchored: Anchored, taps: list[int]
 ) -> bool:
     """Whether taps read the picture itself rather than a padded copy of a band."""
-    if target.arch != "aarch64" or taps[0] * taps[1] > MAX_CUT_TAPS:
+    if taps[0] * taps[1] > MAX_CUT_TAPS:
         return False
     n, blocks, *_ = (extent(sch, loop) for loop in sch.get_loops(anchored.output))
     # Only whole planes can be shared among cores.
@@ -118,7 +124,9 @@ def _tile(
     sch.decompose_reduction(anchored.anchor, kh)
 
 
-def _tile_without_copy(sch: s_tir.Schedule, target: Target, anchored: Anchored, rows: int) -> None:
+def _tile_without_copy(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, rows: int, taps: list[int]
+) -> None:
     """Padding becomes a condition of each tap; rows and tiles at the borders get their own code."""
     n, block, oh, ow, lane = sch.get_loops(anchored.output)
     work = iterations(sch, anchored.anchor)
@@ -128,14 +136,19 @@ def _tile_without_copy(sch: s_tir.Schedule, target: Target, anchored: Anchored, 
         else:
             schedule_stage(sch, stage)
     ow_outer, ow_inner = sch.split(ow, [None, rows])
+    if target.vector.bits:
+        sch.vectorize(lane)
+    else:
+        sch.reorder(lane, ow_outer, ow_inner)
     tasks = sch.fuse(n, block)
     sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
     *_, w, k, kh, kw = sch.get_loops(anchored.anchor)
     sch.reorder(kh, kw, w, k)
     sch.vectorize(k)
-    for loop in (w, kw, kh, ow_inner):
+    for loop in (w, kw, ow_inner):
         sch.unroll(loop)
-    sch.vectorize(lane)
+    if target.arch == "aarch64" or taps[0] * taps[1] <= MAX_UNROLLED_TAPS:
+        sch.unroll(kh)
     for loop in (oh, ow_outer):
         sch.annotate(loop, CUT, 1)
     if work >= parallel_grain(target) and extent(sch, tasks) > 1:

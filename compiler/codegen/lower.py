@@ -86,8 +86,8 @@ def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tv
         ]
     )(module)
     config = target.tvm()
-    if target.arch == "arm":
-        # At level 3 whole windows are unrolled, which 16 registers cannot hold.
+    if target.arch in ("arm", "riscv64"):
+        # At level 3 whole windows are unrolled, and their registers spilled.
         config["opt-level"] = 2
     built = tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(config))
     return with_attributes(built, target)
