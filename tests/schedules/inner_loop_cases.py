@@ -124,8 +124,8 @@ CASES = {
 
 
 def hot(loops: list[InnerLoop]) -> InnerLoop:
-    """The loop that does most multiply-accumulates a round."""
-    return max(loops, key=lambda loop: loop.macs)
+    """The loop that does most multiply-accumulates a round; one without any if all are unrolled."""
+    return max(loops, key=lambda loop: loop.macs, default=InnerLoop(1, 0, ()))
 
 
 def spills(loops: list[InnerLoop]) -> str:

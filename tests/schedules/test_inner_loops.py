@@ -91,7 +91,9 @@ def test_riscv_vectors_are_plain(name, target):
     text = kernels.assembly(FUNCTIONS[name](target), target)
     assert "v0.t" not in text
     vector = [x for x in inner_loop(text, pattern) if x.startswith("v")]
-    assert not [x for x in vector if x.startswith("vs")]  # no lengths set, no stores
+    lengths = [x for x in vector if x.startswith("vset")]
+    assert len(lengths) <= 1  # a register group is copied now and then
+    assert not [x for x in vector if x.startswith("vs") and x not in lengths]  # no stores
     assert sum(bool(re.match(pattern, x)) for x in vector) / len(vector) >= 0.9
 
 

@@ -21,7 +21,7 @@ FLOORS = {
     "arm_cortex_a53": 0.55,
     "arm_cortex_a72": 0.45,
     "arm_cortex_a76": 0.5,
-    "arm_cortex_a7": 0.15,
+    "arm_cortex_a7": 0.38,
     "riscv64": 0.45,
     "riscv_sifive_u74": 0.45,
     "riscv_spacemit_x60": 0.4,
