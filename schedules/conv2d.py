@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir
 
-from compiler.passes.packed_ops import PHASES
+from compiler.passes.packed_ops import GROUPS, PHASES
 from compiler.target import Target
 from schedules import conv2d_lanes
 from schedules.blocks import (
@@ -93,19 +93,21 @@ def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
     ]
     depth = math.prod(reduction)
     phases = int(sch.get(anchored.anchor).annotations.get(PHASES, 1))
+    groups = int(sch.get(anchored.anchor).annotations.get(GROUPS, 1))
     touched = _input_bytes(sch, anchored, height * width * depth)
 
     def choose_tile(even_rows: bool) -> RegisterTile:
         return choose_register_tile(
             target,
             width,
-            blocks,
+            blocks // groups,  # a tile of two groups would share no inputs
             lanes,
             depth,
             neighbours_share=kw > 1 and channels == 1,
             phases=phases,
             even_rows=even_rows,
-            even_columns=target.arch in FMAS_TAKE_LANES,  # guards break up its vector loads
+            # Guards break up its vector loads.
+            even_columns=groups > 1 or target.arch in FMAS_TAKE_LANES,
         )
 
     def choose_block(tile: RegisterTile, rows: int) -> int:

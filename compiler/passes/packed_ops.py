@@ -15,6 +15,8 @@ from compiler.frontend.response_norm import ResponseNorm
 from compiler.passes.channel_order import ChannelOrder, blocks_of
 
 ANCHOR = "edgecc.anchor"
+# How many groups a convolution has: neighbouring blocks of different groups read different inputs.
+GROUPS = "edgecc.groups"
 # FuseOps lets element-wise consumers join a function of this pattern.
 FUSABLE = {"op_pattern": 4}
 # Neighbours in a row that use different weights, in turn.
@@ -116,7 +118,8 @@ def conv2d(
             value * weight[j, r_outer, r_h, r_w, r_inner, k], axis=[r_outer, r_h, r_w, r_inner]
         )
 
-    return te.compute((n, oc_blocks, oh, ow, c), element, name="conv2d", attrs={ANCHOR: "conv2d"})
+    attrs = {ANCHOR: "conv2d", GROUPS: groups}
+    return te.compute((n, oc_blocks, oh, ow, c), element, name="conv2d", attrs=attrs)
 
 
 def depthwise_conv2d(x: te.Tensor, weight: te.Tensor, window: Window) -> te.Tensor:
