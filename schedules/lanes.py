@@ -204,7 +204,7 @@ def _tile_cycles(
     lines = problem.channels * problem.kernel_height
     around = rows * columns * (2 + problem.epilogue) + TILE_OVERHEAD
     if passes > 1:
-        around += passes * (rows * columns * 3 + TILE_OVERHEAD)
+        around += passes * (rows * columns * 1.25 + TILE_OVERHEAD)
     chain = lines * steps * target.vector.fma_latency * 1.1
     return max((lines * step + around) * cycles_per_instruction, chain)
 
