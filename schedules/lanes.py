@@ -149,7 +149,8 @@ def _cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
     fit = target.estimate or LatencyFit(0.9 / target.vector.fma_per_cycle, 4.0, 8.0, 0.0, "")
     work = _work(target, problem, blocking, fit.cycles_per_instruction)
     l1, l2 = _misses(target, problem, blocking)
-    cycles = work + max(fit.cycles_per_l1d_miss, 0.25) * l1 + fit.cycles_per_l2_miss * l2
+    # A fit that prices L1 misses at nothing could not tell them from L2 misses.
+    cycles = work + (fit.cycles_per_l1d_miss or 4.0) * l1 + fit.cycles_per_l2_miss * l2
     tasks = problem.batch * problem.blocks // blocking.chunk * _tasks_along_rows(problem, blocking)
     if problem.macs * target.vector.lanes() < parallel_grain(target):
         return cycles
@@ -202,7 +203,7 @@ def _tile_cycles(
     step = steps * rows * columns + math.ceil(steps * columns / 2) + loads + 1.5
     passes = problem.channels // blocking.depth
     lines = problem.channels * problem.kernel_height
-    around = rows * columns * (2 + problem.epilogue) + TILE_OVERHEAD
+    around: float = rows * columns * (2 + problem.epilogue) + TILE_OVERHEAD
     if passes > 1:
         around += passes * (rows * columns * 1.25 + TILE_OVERHEAD)
     chain = lines * steps * target.vector.fma_latency * 1.1
