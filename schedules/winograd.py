@@ -32,13 +32,16 @@ from schedules.blocks import (
     extent,
     iterations,
     load_rows_as_vectors,
+    load_weights_as_groups,
     partition_tail,
     spread,
 )
 from schedules.constants import rearrange_constant
 from schedules.tiles import (
+    FMAS_TAKE_LANES,
     RegisterTile,
     choose_register_tile,
+    loads_weights_as_groups,
     parallel_grain,
     tile_cycles,
 )
@@ -149,7 +152,10 @@ def decide(target: Target, problem: Problem) -> Decision:
     candidates = (
         Decision(tile, rows, group, by_block)
         for rows in _divisors(problem.tile_rows)
-        for tile in (choose_tile(rows, even=True), choose_tile(rows, even=target.arch == "aarch64"))
+        for tile in (
+            choose_tile(rows, even=True),
+            choose_tile(rows, even=target.arch in FMAS_TAKE_LANES),
+        )
         for group in _groups(problem, tile)
         for by_block in (True, False)
         if problem.blocks(rows) >= target.cores or not by_block
@@ -220,7 +226,8 @@ def _schedule(
     output: Block,
     worth_sharing: bool,
 ) -> None:
-    if problem.out_vectors % decision.tile.columns == 0:
+    in_groups = loads_weights_as_groups(target, problem.lanes)
+    if problem.out_vectors % decision.tile.columns == 0 and not in_groups:
         # [points, OCb, ICb, ci, c] -> [points, OCb/columns, ICb, ci, columns, c]: one stream.
         factors = {1: [decision.tile.columns]}
         rearrange_constant(sch, sch.get_sblock(PRODUCTS), 1, factors, [0, 1, 3, 4, 2, 5])
@@ -298,8 +305,10 @@ def _tile_products(sch: Schedule, target: Target, decision: Decision, name: str)
     sch.vectorize(lane)
     *_, column, _, row, lane, outer, inner = sch.get_loops(products)
     sch.reorder(outer, inner, row, column, lane)
-    if target.arch == "aarch64" and extent(sch, inner) > 1:
+    if target.arch in FMAS_TAKE_LANES and extent(sch, inner) > 1:
         load_rows_as_vectors(sch, products, outer, inner)
+    if loads_weights_as_groups(target, extent(sch, inner)):
+        load_weights_as_groups(sch, products, inner, column, [row, lane])
     for loop in (column, row):
         sch.unroll(loop)
     sch.vectorize(lane)

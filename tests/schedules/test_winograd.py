@@ -17,6 +17,7 @@ from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import Window
 from compiler.target import Target, load_target
 from tests import kernels
+from tests.schedules.inner_loops import inner_loops
 
 # The bound's factor for m, see winograd_ops.
 GROWTH = {2: 64, 4: 620}
@@ -132,9 +133,32 @@ def test_ragged_sizes(case, m):
 
 
 @pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize("target", ["x86_64", "x86_64_v3", "arm_cortex_a72", "arm_cortex_a7"])
-def test_targets(target, m):
-    check(Case(17, 24, 9, 10), m, load_target(target))
+@pytest.mark.parametrize("ic", [17, 32])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "x86_64",
+        "x86_64_v3",
+        "arm_cortex_a72",
+        "arm_cortex_a7",
+        "riscv64",
+        "riscv_spacemit_x60",
+        "riscv_sifive_x280",
+    ],
+)
+def test_targets(target, ic, m):
+    check(Case(ic, 24, 9, 10), m, load_target(target))
+
+
+@pytest.mark.parametrize("target", ["x86_64_v3", "arm_cortex_a72", "riscv_spacemit_x60"])
+def test_products_stay_in_registers(target):
+    target = load_target(target)
+    func = function(Case(64, 64, 28, 28), 4, preferred_block(target))
+    scheduled, _ = schedules.apply(func, target)
+    loops = inner_loops(kernels.assembly(scheduled, target), target.arch)
+    products = max(loops, key=lambda loop: loop.share)
+    assert products.share >= 0.5
+    assert not products.stack
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
