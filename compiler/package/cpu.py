@@ -59,14 +59,15 @@ _CHECKED = {
     | {"avx512ifma", "avx512bitalg", "avx512vpopcntdq", "avxvnni", "gfni", "vaes"},
     "aarch64": {*_ARM_V8_2, "aes", "sha2", "sve", "sve2", "fp16fml", "i8mm", "bf16"},
     "arm": {"neon", "vfp3", "vfp4", "hwdiv-arm"},
-    "riscv64": set("acdfmv"),
+    "riscv64": set("acdfmv") | {f"vlen{bits}" for bits in (128, 256, 512, 1024)},
 }
 
 
 def required_features(target: Target) -> tuple[str, ...]:
     """LLVM feature names that a CPU must have to run the target's code, without "+", sorted.
 
-    Only features that runtime/cpu.c can ask the CPU or the kernel for are listed.
+    "vlen256" and its like stand for RISC-V vector registers of exactly that many bits. Only
+    features that runtime/cpu.c can ask the CPU or the kernel for are listed.
     """
     wanted = set(_IMPLIED.get(target.cpu, ()))
     for feature in target.features:
@@ -74,6 +75,8 @@ def required_features(target: Target) -> tuple[str, ...]:
             wanted.discard(feature[1:])
         else:
             wanted.add(feature.removeprefix("+"))
+    if "v" in wanted and target.has_known_vector_length:
+        wanted.add(f"vlen{target.vector.bits}")
     return tuple(sorted(wanted & _CHECKED[target.arch]))
 
 

@@ -58,7 +58,7 @@ static bool saved(const feature *f, const uint64_t *words) {
 #else
 #include <sys/auxv.h>
 
-enum { CAP, CAP2, N_WORDS };
+enum { CAP, CAP2, VLENB, N_WORDS };
 
 /* Bits of the kernel's uapi asm/hwcap.h. */
 static const feature features[] = {
@@ -72,12 +72,18 @@ static const feature features[] = {
 #elif defined(__riscv)
     {"a", CAP, 0, 0}, {"c", CAP, 2, 0}, {"d", CAP, 3, 0},
     {"f", CAP, 5, 0}, {"m", CAP, 12, 0}, {"v", CAP, 21, 0},
+    /* Code for a known vector length computes nonsense with any other. */
+    {"vlen128", VLENB, 4, 0}, {"vlen256", VLENB, 5, 0},
+    {"vlen512", VLENB, 6, 0}, {"vlen1024", VLENB, 7, 0},
 #endif
 };
 
 static void read_words(uint64_t *words) {
   words[CAP] = getauxval(AT_HWCAP);
   words[CAP2] = getauxval(26 /* AT_HWCAP2 */);
+#if defined(__riscv)
+  if (words[CAP] >> 21 & 1) __asm__ volatile("csrr %0, 0xc22" : "=r"(words[VLENB])); /* vlenb */
+#endif
 }
 
 static bool saved(const feature *f, const uint64_t *words) {

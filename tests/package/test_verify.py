@@ -128,6 +128,15 @@ def test_library_for_a_better_cpu_is_skipped(package_for, monkeypatch):
     assert "this CPU has no avx2" in result.reason or "avx512f" in result.reason
 
 
+def test_library_for_another_vector_length_refuses(package_for):
+    needs_emulator("riscv_spacemit_x60")
+    package = open_package(package_for("riscv_spacemit_x60"))
+    runner = Runner(package)
+    runner.prefix = [part.replace("vlen=256", "vlen=512") for part in runner.prefix]
+    with pytest.raises(EdgeccError, match="this CPU has no vlen256"):
+        runner.run(kernels.golden().inputs)
+
+
 def test_package_without_golden_data_is_skipped(tmp_path, host):
     result = verify_package(write_package(kernels.model(host), host, tmp_path / "p"))
     assert result.status == "skipped"
