@@ -15,7 +15,8 @@ AArch64 has a nest of its own (``conv2d_lanes``), except for transposed convolut
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from tvm import s_tir
 
@@ -35,12 +36,15 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
+from schedules.choices import Chooser, nearby
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
+    TileProblem,
     choose_depth,
     choose_register_tile,
     choose_row_block,
+    divisors,
     even_block,
     loads_weights_as_groups,
     parallel_grain,
@@ -49,6 +53,9 @@ from schedules.tiles import (
 
 # Sums of a block of rows that lie in L1 beside what is multiplied.
 MAX_SUM_BYTES = 8 * 1024
+# Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
+MAX_TILES = 16
+TILE_SLACK = 1.5
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Decision:
         return f"{text}, depth {self.depth}" if self.depth else text
 
 
-def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
+def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function whose anchor is ``packed_ops.conv2d``; None for any other."""
     anchored = find_anchored(sch, "conv2d")
     if anchored is None or len(sch.get_loops(anchored.output)) != 5:
@@ -79,65 +86,115 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     for stage in anchored.stages:
         schedule_stage(sch, stage)
     if target.arch == "aarch64" and PHASES not in sch.get(anchored.anchor).annotations:
-        return {"template": "conv2d", "decision": conv2d_lanes.schedule(sch, target, anchored)}
-    decision = decide(sch, target, anchored)
+        return {
+            "template": "conv2d",
+            "decision": conv2d_lanes.schedule(sch, target, anchored, choose),
+        }
+    space = _Space.of(sch, target, anchored)
+    decision = choose(sch, space.default(), space.decisions())
     _tile(sch, target, anchored, decision)
     return {"template": "conv2d", "decision": str(decision)}
 
 
-def decide(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> Decision:
-    """The default decision: register tile first, then blocks for caches and cores."""
-    batch, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
-    _, _, kw, channels = reduction = [
-        int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]
-    ]
-    depth = math.prod(reduction)
-    phases = int(sch.get(anchored.anchor).annotations.get(PHASES, 1))
-    groups = int(sch.get(anchored.anchor).annotations.get(GROUPS, 1))
-    touched = _input_bytes(sch, anchored, height * width * depth)
+@dataclass(frozen=True)
+class _Space:
+    """The decisions for one convolution.
 
-    def choose_tile(even_rows: bool) -> RegisterTile:
-        return choose_register_tile(
-            target,
+    Args:
+        tiling: of one row of the result.
+        batch, height, blocks: of the result; height 1 for one long row of pixels.
+        chunks: blocks of input channels.
+        input_bytes: activations that are read.
+    """
+
+    target: Target
+    tiling: TileProblem
+    batch: int
+    height: int
+    blocks: int
+    chunks: int
+    input_bytes: int
+
+    @staticmethod
+    def of(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> _Space:
+        batch, blocks, height, width, lanes = (
+            extent(sch, x) for x in sch.get_loops(anchored.output)
+        )
+        _, _, kw, channels = reduction = [
+            int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]
+        ]
+        depth = math.prod(reduction)
+        annotations = sch.get(anchored.anchor).annotations
+        groups = int(annotations.get(GROUPS, 1))
+        tiling = TileProblem(
             width,
             blocks // groups,  # a tile of two groups would share no inputs
             lanes,
             depth,
             neighbours_share=kw > 1 and channels == 1,
-            phases=phases,
-            even_rows=even_rows,
+            phases=int(annotations.get(PHASES, 1)),
             # Guards break up its vector loads.
             even_columns=groups > 1 or target.arch in FMAS_TAKE_LANES,
         )
+        touched = _input_bytes(sch, anchored, height * width * depth)
+        return _Space(target, tiling, batch, height, blocks, reduction[0], touched)
 
-    def choose_block(tile: RegisterTile, rows: int) -> int:
-        column_tiles = math.ceil(blocks / tile.columns)
-        weight_bytes = depth * blocks * lanes * 4
-        block = choose_row_block(target, touched // rows, rows, weight_bytes, column_tiles)
-        if height == 1:
-            block = split_for_cores(target, rows, block, batch * column_tiles)
+    def default(self) -> Decision:
+        """Register tile first, then blocks for caches and cores."""
+        tile = choose_register_tile(self.target, self.tiling)
+        if self.height > 1:
+            block = self._block(tile, self.height)
+            return Decision(tile, block, self._depth(tile, block))
+        # One long row (a 1x1 convolution's) is cut into blocks as several short ones are.
+        width = self.tiling.rows
+        rows = math.ceil(width / tile.rows)
+        block = self._block(tile, rows)
+        if block < rows and width % tile.rows:
+            # A guard for the last tile cannot be split off inside blocks.
+            even = choose_register_tile(self.target, replace(self.tiling, even_rows=True))
+            if even.rows * even.columns * 2 < tile.rows * tile.columns:
+                return Decision(tile, rows)
+            tile, rows = even, width // even.rows
+            block = self._block(tile, rows)
+        return Decision(tile, block)
+
+    def decisions(self) -> Iterator[Decision]:
+        """The better half of the register tiles, with all blocks."""
+        tiles = nearby(
+            lambda tile: self.tiling.cycles(self.target, tile),
+            self.tiling.tiles(self.target),
+            MAX_TILES,
+            TILE_SLACK,
+        )
+        for tile in tiles:
+            for block in self._blocks(tile):
+                yield Decision(tile, block)
+                if self.height > 1 and self._sum_bytes(tile, block) <= MAX_SUM_BYTES:
+                    for depth in divisors(self.chunks)[:-1]:
+                        yield Decision(tile, block, depth)
+
+    def _blocks(self, tile: RegisterTile) -> list[int]:
+        if self.height > 1:
+            return divisors(self.height)
+        if self.tiling.rows % tile.rows:
+            return [math.ceil(self.tiling.rows / tile.rows)]
+        return divisors(self.tiling.rows // tile.rows)
+
+    def _block(self, tile: RegisterTile, rows: int) -> int:
+        column_tiles = math.ceil(self.blocks / tile.columns)
+        weights = self.tiling.depth * self.blocks * self.tiling.width * 4
+        block = choose_row_block(self.target, self.input_bytes // rows, rows, weights, column_tiles)
+        if self.height == 1:
+            block = split_for_cores(self.target, rows, block, self.batch * column_tiles)
         return even_block(rows, block)
 
-    def choose_passes(tile: RegisterTile, block: int) -> int:
-        panel = depth * tile.columns * lanes * 4
-        sums = block * width * tile.columns * lanes * 4
-        return choose_depth(target, panel, reduction[0]) if sums <= MAX_SUM_BYTES else 0
+    def _depth(self, tile: RegisterTile, block: int) -> int:
+        panel = self.tiling.depth * tile.columns * self.tiling.width * 4
+        fits = self._sum_bytes(tile, block) <= MAX_SUM_BYTES
+        return choose_depth(self.target, panel, self.chunks) if fits else 0
 
-    tile = choose_tile(even_rows=False)
-    if height > 1:
-        block = choose_block(tile, height)
-        return Decision(tile, block, choose_passes(tile, block))
-    # One long row (a 1x1 convolution's) is cut into blocks as several short ones are.
-    rows = math.ceil(width / tile.rows)
-    block = choose_block(tile, rows)
-    if block < rows and width % tile.rows:
-        # A guard for the last tile cannot be split off inside blocks.
-        even = choose_tile(even_rows=True)
-        if even.rows * even.columns * 2 < tile.rows * tile.columns:
-            return Decision(tile, rows)
-        tile, rows = even, width // even.rows
-        block = choose_block(tile, rows)
-    return Decision(tile, block)
+    def _sum_bytes(self, tile: RegisterTile, block: int) -> int:
+        return block * self.tiling.rows * tile.columns * self.tiling.width * 4
 
 
 def _input_bytes(sch: s_tir.Schedule, anchored: Anchored, values: int) -> int:

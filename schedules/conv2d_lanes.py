@@ -30,15 +30,16 @@ from schedules.blocks import (
     partition_tail,
     spread,
 )
+from schedules.choices import Chooser
 from schedules.constants import rearrange_constant
-from schedules.lanes import Blocking, Problem, choose_blocking
+from schedules.lanes import Blocking, Problem, choose_blocking, promising_blockings
 from schedules.tiles import parallel_grain
 
 
-def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> str:
+def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Chooser) -> str:
     """Schedule an anchor of ``packed_ops.conv2d``; returns the decision."""
     problem = describe(sch, anchored)
-    blocking = choose_blocking(target, problem)
+    blocking = choose(sch, choose_blocking(target, problem), promising_blockings(target, problem))
     tile, passes = blocking.tile, problem.channels // blocking.depth
     _rearrange_weights(sch, anchored, problem, blocking)
     macs = iterations(sch, anchored.anchor)

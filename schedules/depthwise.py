@@ -15,6 +15,8 @@ parallel n, channel_block, band of rows
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from tvm import s_tir
 
@@ -29,7 +31,8 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.tiles import parallel_grain
+from schedules.choices import Chooser
+from schedules.tiles import divisors, parallel_grain
 
 MAX_UNROLLED_TAPS = 9
 MAX_TILE = 8
@@ -37,23 +40,59 @@ MAX_TILE = 8
 MAX_CUT_TAPS = 25
 
 
-def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
+@dataclass(frozen=True)
+class RowTile:
+    """Neighbours along a row whose results are accumulated in registers."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tuner may choose.
+
+    Args:
+        tile: results kept in registers.
+        band: rows of a padded copy; 0 where the taps read the picture itself.
+    """
+
+    tile: RowTile
+    band: int
+
+    def __str__(self) -> str:
+        return f"tile {self.tile.rows}, " + (f"band {self.band}" if self.band else "no copy")
+
+
+def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function whose anchor is ``packed_ops.depthwise_conv2d``; None for any other."""
     anchored = find_anchored(sch, "depthwise")
     if anchored is None or len(sch.get_loops(anchored.output)) != 5:
         return None
-    _, _, _, ow, lane = sch.get_loops(anchored.output)
+    _, _, oh, ow, lane = sch.get_loops(anchored.output)
     taps = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
-    vectors = target.vector.bits > 0
-    if _reads_in_place(sch, target, anchored, taps):
-        # Without vectors each lane is a picture of its own, whose weights stay in registers.
-        rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane) if vectors else 1)
-        _tile_without_copy(sch, target, anchored, rows, taps)
-        return {"template": "depthwise", "decision": f"tile {rows}, no copy"}
-    rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
-    band = choose_band(target, sch, anchored)
-    _tile(sch, target, anchored, rows, band, taps)
-    return {"template": "depthwise", "decision": f"tile {rows}, band {band}"}
+    width, height = extent(sch, ow), extent(sch, oh)
+    # Read in place and without vectors, each lane is a picture of its own, whose weights stay in
+    # registers.
+    single = 1 if target.vector.bits == 0 else extent(sch, lane)
+    in_place = _reads_in_place(sch, target, anchored, taps)
+    default = Decision(
+        RowTile(choose_row_tile(target, width, single if in_place else extent(sch, lane))),
+        0 if in_place else choose_band(target, sch, anchored),
+    )
+
+    def others() -> Iterator[Decision]:
+        for rows in row_tiles(target, width, single):
+            if taps[0] * taps[1] <= MAX_CUT_TAPS:
+                yield Decision(RowTile(rows), 0)
+            for band in divisors(height):
+                yield Decision(RowTile(rows), band)
+
+    decision = choose(sch, default, others())
+    if decision.band:
+        _tile(sch, target, anchored, decision.tile.rows, decision.band, taps)
+    else:
+        _tile_without_copy(sch, target, anchored, decision.tile.rows, taps)
+    return {"template": "depthwise", "decision": str(decision)}
 
 
 def _reads_in_place(
@@ -70,10 +109,18 @@ def _reads_in_place(
 
 def choose_row_tile(target: Target, width: int, lanes: int) -> int:
     """Accumulators along a row: as many as leave half the registers to inputs and weights."""
+    # Fewest tiles first, then the least waste in the last one.
+    return min(
+        row_tiles(target, width, lanes),
+        key=lambda t: (math.ceil(width / t), math.ceil(width / t) * t),
+    )
+
+
+def row_tiles(target: Target, width: int, lanes: int) -> range:
+    """Numbers of accumulators that leave registers to inputs and weights."""
     registers = max(1, math.ceil(lanes / target.vector.lanes()))
     most = max(1, min(MAX_TILE, target.vector.registers // (2 * registers), width))
-    # Fewest tiles first, then the least waste in the last one.
-    return min(range(1, most + 1), key=lambda t: (math.ceil(width / t), math.ceil(width / t) * t))
+    return range(1, most + 1)
 
 
 def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from compiler.target import Target
 from schedules.blocks import Schedule
+from schedules.choices import Chooser
 from schedules.nests import NestReport
 from schedules.stages import inline_cheap_blocks, schedule_separately
 
 
-def apply(sch: Schedule, target: Target) -> dict[str, str] | None:
-    """Schedule whatever can be scheduled."""
+def apply(sch: Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
+    """Schedule whatever can be scheduled; nothing is left to choose."""
     report = NestReport()
     inline_cheap_blocks(sch)
     schedule_separately(sch, target, report, careful=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compiler.target import LatencyFit, Target
+from schedules.choices import nearby
 from schedules.tiles import RegisterTile, even_block, parallel_grain, split_for_cores
 
 MAX_ROWS = 16
@@ -22,6 +23,9 @@ MIN_DEPTH_BLOCK = 32
 IDLE_WEIGHT = 0.25
 # Instructions around a tile's reduction: addresses, loop, branches.
 TILE_OVERHEAD = 14
+# Blockings that a tuner looks at: so many, and none with this many times the best's cycles.
+MAX_BLOCKINGS = 512
+SLACK = 1.5
 # A ragged tile's loads have guards.
 RAGGED_COST = 1.15
 
@@ -101,6 +105,13 @@ class Blocking:
 def choose_blocking(target: Target, problem: Problem) -> Blocking:
     """The tile and blocks with the least estimated time."""
     return min(_candidates(target, problem), key=lambda b: _cycles(target, problem, b))
+
+
+def promising_blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
+    """What a tuner may choose, the cheapest by the estimate first."""
+    return nearby(
+        lambda b: _cycles(target, problem, b), _candidates(target, problem), MAX_BLOCKINGS, SLACK
+    )
 
 
 def _candidates(target: Target, problem: Problem) -> Iterator[Blocking]:

@@ -11,6 +11,8 @@ parallel batch, column_tile
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from tvm import s_tir
 
@@ -26,17 +28,40 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
+from schedules.choices import Chooser, nearby
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
+    TileProblem,
     choose_register_tile,
+    divisors,
     loads_weights_as_groups,
     parallel_grain,
     split_for_cores,
 )
 
+# Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
+MAX_TILES = 16
+TILE_SLACK = 1.5
 
-def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tuner may choose.
+
+    Args:
+        tile: accumulators kept in registers.
+        block: row tiles of a task.
+    """
+
+    tile: RegisterTile
+    block: int
+
+    def __str__(self) -> str:
+        return f"tile {self.tile.rows}x{self.tile.columns}, block {self.block}"
+
+
+def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function whose anchor is ``packed_ops.matmul``; None for any other."""
     anchored = find_anchored(sch, "matmul")
     if anchored is None:
@@ -47,26 +72,56 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
-    tile = choose_register_tile(
-        target, extent(sch, rows), extent(sch, blocks), extent(sch, lanes), extent(sch, depth)
+    problem = TileProblem(
+        extent(sch, rows), extent(sch, blocks), extent(sch, lanes), extent(sch, depth)
     )
-    _tile(sch, target, anchored, tile, extent(sch, lanes))
-    return {"template": "matmul", "decision": f"tile {tile.rows}x{tile.columns}"}
+    batch = math.prod(extent(sch, loop) for loop in loops[:-2])
+    elements = extent(sch, loops[-1])
+    tile = choose_register_tile(target, problem)
+    default = Decision(tile, _choose_block(target, problem, tile, elements, batch))
+    decision = choose(sch, default, _decisions(target, problem, elements))
+    _tile(sch, target, anchored, decision, problem.width)
+    return {"template": "matmul", "decision": str(decision)}
+
+
+def _choose_block(
+    target: Target, problem: TileProblem, tile: RegisterTile, elements: int, batch: int
+) -> int:
+    row_tiles = math.ceil(problem.rows / tile.rows)
+    if _is_ragged(problem, tile, elements):
+        return row_tiles
+    tasks = batch * elements // (tile.columns * problem.width)
+    return split_for_cores(target, row_tiles, row_tiles, tasks)
+
+
+def _decisions(target: Target, problem: TileProblem, elements: int) -> Iterator[Decision]:
+    """The better half of the register tiles, with all blocks."""
+    tiles = nearby(
+        lambda tile: problem.cycles(target, tile), problem.tiles(target), MAX_TILES, TILE_SLACK
+    )
+    for tile in tiles:
+        row_tiles = math.ceil(problem.rows / tile.rows)
+        blocks = [row_tiles] if _is_ragged(problem, tile, elements) else divisors(row_tiles)
+        for block in blocks:
+            yield Decision(tile, block)
+
+
+def _is_ragged(problem: TileProblem, tile: RegisterTile, elements: int) -> bool:
+    """Whether the last tile of columns is not whole."""
+    return elements % (tile.columns * problem.width) != 0
 
 
 def _tile(
-    sch: s_tir.Schedule, target: Target, anchored: Anchored, tile: RegisterTile, lanes: int
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Decision, lanes: int
 ) -> None:
+    tile = decision.tile
     macs = iterations(sch, anchored.anchor)
     *batch, row, column = sch.get_loops(anchored.output)
     ragged = extent(sch, column) % (tile.columns * lanes) != 0
     row_outer, row_inner = sch.split(row, [None, tile.rows])
     tile_outer, tile_inner, lane = sch.split(column, [None, tile.columns, lanes])
     if not ragged:
-        row_tiles = extent(sch, row_outer)
-        tasks = math.prod(extent(sch, loop) for loop in (*batch, tile_outer))
-        block = split_for_cores(target, row_tiles, row_tiles, tasks)
-        row_block, row_outer = sch.split(row_outer, [None, block])
+        row_block, row_outer = sch.split(row_outer, [None, decision.block])
         batch.append(row_block)
     sch.reorder(*batch, tile_outer, row_outer, row_inner, tile_inner, lane)
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)

@@ -11,11 +11,12 @@ from tvm import tirx
 from compiler.target import Target
 from schedules.access import calls, is_reduction
 from schedules.blocks import Schedule
+from schedules.choices import Chooser
 from schedules.reduction import combiner
 from schedules.stages import inline_cheap_blocks, kept_blocks, schedule_stages
 
 
-def apply(sch: Schedule, target: Target) -> dict[str, str] | None:
+def apply(sch: Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function of sums that end in a reciprocal square root; None for any other."""
     blocks = kept_blocks(sch)
     reductions = [block for block in blocks if is_reduction(sch, block)]
@@ -25,4 +26,4 @@ def apply(sch: Schedule, target: Target) -> dict[str, str] | None:
     if any(combiner(sch, block) is not tirx.Add for block in reductions):
         return None
     inline_cheap_blocks(sch)
-    return schedule_stages(sch, target, "normalization")
+    return schedule_stages(sch, target, "normalization", choose)

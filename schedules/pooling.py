@@ -13,20 +13,21 @@ from compiler.codegen.vector_loops import CUT
 from compiler.target import Target
 from schedules.access import axes_of, is_elementwise, is_reduction, spatial_extents
 from schedules.blocks import PARALLEL_GRAIN, Block, Schedule, extent, iterations
-from schedules.depthwise import choose_row_tile
+from schedules.choices import Chooser
+from schedules.depthwise import RowTile, choose_row_tile, row_tiles
 from schedules.nests import UNROLLED_TAPS
 from schedules.stages import inline_cheap_blocks, kept_blocks, schedule_stages
 
 
-def apply(sch: Schedule, target: Target) -> dict[str, str] | None:
+def apply(sch: Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function with one windowed reduction of one tensor; None for any other."""
     reductions = [block for block in kept_blocks(sch) if is_reduction(sch, block)]
     if len(reductions) != 1 or not _is_windowed(sch, reductions[0]):
         return None
     inline_cheap_blocks(sch)
     if _is_tiled(sch, target):
-        return _tile(sch, target)
-    return schedule_stages(sch, target, "pooling")
+        return _tile(sch, target, choose)
+    return schedule_stages(sch, target, "pooling", choose)
 
 
 def _is_windowed(sch: Schedule, block: Block) -> bool:
@@ -59,13 +60,15 @@ def _is_tiled(sch: Schedule, target: Target) -> bool:
     )
 
 
-def _tile(sch: Schedule, target: Target) -> dict[str, str]:
+def _tile(sch: Schedule, target: Target, choose: Chooser) -> dict[str, str]:
     """Neighbours along a row in registers; rows and tiles at the borders get their own code."""
     window, *rest = kept_blocks(sch)
     work = iterations(sch, window)
     result = rest[0] if rest else sch.cache_write(window, 0, "global")
     n, block, oh, ow, lane = sch.get_loops(result)
-    rows = choose_row_tile(target, extent(sch, ow), extent(sch, lane))
+    width, lanes = extent(sch, ow), extent(sch, lane)
+    others = map(RowTile, row_tiles(target, width, lanes))
+    rows = choose(sch, RowTile(choose_row_tile(target, width, lanes)), others).rows
     ow_outer, ow_inner = sch.split(ow, [None, rows])
     tasks = sch.fuse(n, block)
     sch.compute_at(window, ow_outer, preserve_unit_loops=True)

@@ -11,15 +11,16 @@ from tvm import tirx
 from compiler.target import Target
 from schedules.access import is_reduction
 from schedules.blocks import Block, Schedule
+from schedules.choices import Chooser
 from schedules.stages import inline_cheap_blocks, kept_blocks, schedule_stages
 
 
-def apply(sch: Schedule, target: Target) -> dict[str, str] | None:
+def apply(sch: Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function with exactly one reduction; None for any other."""
     if sum(is_reduction(sch, block) for block in kept_blocks(sch)) != 1:
         return None
     inline_cheap_blocks(sch)
-    return schedule_stages(sch, target, "reduction")
+    return schedule_stages(sch, target, "reduction", choose)
 
 
 def combiner(sch: Schedule, block: Block) -> type | None:

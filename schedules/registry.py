@@ -21,8 +21,9 @@ from schedules import (
     winograd,
 )
 from schedules.addends import start_from_addends
+from schedules.choices import Chooser, UnknownDecisionError, take_default
 
-Template = Callable[[s_tir.Schedule, Target], "dict[str, str] | None"]
+Template = Callable[[s_tir.Schedule, Target, Chooser], "dict[str, str] | None"]
 
 TEMPLATES: tuple[Template, ...] = (
     conv2d.apply,
@@ -42,16 +43,24 @@ FAMILIES: tuple[Template, ...] = (
 )
 
 
-def apply(func: tirx.PrimFunc, target: Target) -> tuple[tirx.PrimFunc, dict[str, str]]:
+def apply(
+    func: tirx.PrimFunc, target: Target, choose: Chooser = take_default
+) -> tuple[tirx.PrimFunc, dict[str, str]]:
     """Schedule a function with the first template that takes it.
 
     A template gets a fresh schedule and returns a report ({"template": ..., "decision": ...}), or
     None where the function is not of its family. "serial" in the report names the blocks that run
     as plain loops.
+
+    Args:
+        choose: takes one of the decisions that the template offers.
+
+    Raises:
+        UnknownDecisionError: the template does not offer what ``choose`` wants.
     """
     for template in TEMPLATES:
         schedule = s_tir.Schedule(func)
-        report = template(schedule, target)
+        report = template(schedule, target, choose)
         if report is not None:
             scheduled = schedule.mod["main"]
             # x86 is not measured.
@@ -60,7 +69,9 @@ def apply(func: tirx.PrimFunc, target: Target) -> tuple[tirx.PrimFunc, dict[str,
     for template in FAMILIES:
         try:
             schedule = s_tir.Schedule(func)
-            report = template(schedule, target)
+            report = template(schedule, target, choose)
+        except UnknownDecisionError:
+            raise
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[-1][:200]
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from tvm import s_tir
 
@@ -15,6 +16,7 @@ from schedules.access import (
     spatial_extents,
 )
 from schedules.blocks import PARALLEL_GRAIN, Block, Schedule, iterations
+from schedules.choices import Chooser
 from schedules.nests import NestReport, schedule_nest
 
 
@@ -146,9 +148,21 @@ def _succeeds(sch: Schedule, name: str, target: Target) -> bool:
     return True
 
 
-def schedule_stages(sch: Schedule, target: Target, template: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Nesting:
+    """What a tuner may choose: all stages row by row, or one after the other."""
+
+    by_rows: bool
+
+
+def schedule_stages(
+    sch: Schedule, target: Target, template: str, choose: Chooser
+) -> dict[str, str]:
     """Rows where stages share leading axes, else a nest for each stage."""
     report = NestReport()
-    if not schedule_rows(sch, target, report):
+    nesting = Nesting(by_rows=True)
+    if len(kept_blocks(sch)) > 1:
+        nesting = choose(sch, nesting, [Nesting(by_rows=False)])
+    if not nesting.by_rows or not schedule_rows(sch, target, report):
         schedule_separately(sch, target, report)
     return report.as_dict(template)

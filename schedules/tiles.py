@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compiler.target import Target
@@ -27,21 +28,9 @@ class RegisterTile:
     columns: int
 
 
-def choose_register_tile(
-    target: Target,
-    rows: int,
-    columns: int,
-    width: int,
-    depth: int,
-    neighbours_share: bool = False,
-    even_rows: bool = False,
-    even_columns: bool = False,
-    phases: int = 1,
-) -> RegisterTile:
-    """The tile with the least estimated time for a problem of rows x columns vectors.
-
-    Accumulators, weight vectors and one broadcast must fit in the registers, or accumulators
-    spill (3x slower).
+@dataclass(frozen=True)
+class TileProblem:
+    """What a register tile has to cover: rows x columns vectors.
 
     Args:
         rows: independent outputs along the broadcast side (pixels, matrix rows).
@@ -54,40 +43,58 @@ def choose_register_tile(
         even_columns: take only tiles that divide the columns.
         phases: neighbouring rows use the weights of so many phases in turn; divides the rows.
     """
-    vector = target.vector
-    registers = max(1, math.ceil(width / vector.lanes()))
-    best, best_cost = RegisterTile(phases, 1), math.inf
-    for c in range(1, min(columns, MAX_COLUMNS) + 1):
-        if even_columns and columns % c:
-            continue
-        for r in range(phases, min(rows, 16) + 1, phases):
-            if even_rows and rows % r:
+
+    rows: int
+    columns: int
+    width: int
+    depth: int
+    neighbours_share: bool = False
+    even_rows: bool = False
+    even_columns: bool = False
+    phases: int = 1
+
+    def tiles(self, target: Target) -> Iterator[RegisterTile]:
+        """The tiles that fit in the registers.
+
+        Accumulators, weight vectors and one broadcast must fit, or accumulators spill (3x slower).
+        """
+        registers = self.registers(target)
+        for c in range(1, min(self.columns, MAX_COLUMNS) + 1):
+            if self.even_columns and self.columns % c:
                 continue
-            vectors = c * registers
-            beside = _temporaries(target, r, vectors, neighbours_share)
-            if (r + phases) * vectors + beside > vector.registers:
-                break
-            tile = RegisterTile(r, c)
-            cost = tile_cycles(target, tile, rows, columns, registers, depth)
-            if cost < best_cost * 0.999:
-                best, best_cost = tile, cost
+            for r in range(self.phases, min(self.rows, 16) + 1, self.phases):
+                if self.even_rows and self.rows % r:
+                    continue
+                vectors = c * registers
+                beside = _temporaries(target, r, vectors, self.neighbours_share)
+                if (r + self.phases) * vectors + beside > target.vector.registers:
+                    break
+                yield RegisterTile(r, c)
+
+    def registers(self, target: Target) -> int:
+        """Vector registers of one column."""
+        return max(1, math.ceil(self.width / target.vector.lanes()))
+
+    def cycles(self, target: Target, tile: RegisterTile) -> float:
+        """Estimated cycles of one step of the reduction of all tiles."""
+        registers = self.registers(target)
+        return sum(
+            row_tiles * column_tiles * _step_cycles(target, tile_rows, vectors, self.depth)
+            for tile_rows, row_tiles in _tiles(target, self.rows, tile.rows)
+            for vectors, column_tiles in _tiles(
+                target, self.columns * registers, tile.columns * registers
+            )
+        )
+
+
+def choose_register_tile(target: Target, problem: TileProblem) -> RegisterTile:
+    """The tile with the least estimated time."""
+    best, best_cycles = RegisterTile(problem.phases, 1), math.inf
+    for tile in problem.tiles(target):
+        cycles = problem.cycles(target, tile)
+        if cycles < best_cycles * 0.999:
+            best, best_cycles = tile, cycles
     return best
-
-
-def tile_cycles(
-    target: Target, tile: RegisterTile, rows: int, columns: int, registers: int, depth: int
-) -> float:
-    """Estimated cycles of one reduction step of a whole problem in tiles.
-
-    Args:
-        rows, columns, depth: as in ``choose_register_tile``.
-        registers: vector registers of one column.
-    """
-    return sum(
-        row_tiles * column_tiles * _step_cycles(target, tile_rows, vectors, depth)
-        for tile_rows, row_tiles in _tiles(target, rows, tile.rows)
-        for vectors, column_tiles in _tiles(target, columns * registers, tile.columns * registers)
-    )
 
 
 def loads_weights_as_groups(target: Target, depth: int) -> bool:
@@ -186,6 +193,11 @@ def split_for_cores(target: Target, rows: int, block: int, other_tasks: int) -> 
     """
     wanted = math.ceil(TASKS_PER_CORE * target.cores / other_tasks)
     return min(block, math.ceil(rows / wanted))
+
+
+def divisors(value: int) -> list[int]:
+    """All divisors, ascending."""
+    return [d for d in range(1, value + 1) if value % d == 0]
 
 
 def even_block(rows: int, most: int) -> int:

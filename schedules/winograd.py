@@ -20,6 +20,7 @@ Where there are too few blocks for the cores, these share channel vectors and gr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tvm import s_tir
@@ -36,14 +37,16 @@ from schedules.blocks import (
     partition_tail,
     spread,
 )
+from schedules.choices import Chooser, nearby
 from schedules.constants import rearrange_constant
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
+    TileProblem,
     choose_register_tile,
+    divisors,
     loads_weights_as_groups,
     parallel_grain,
-    tile_cycles,
 )
 
 PRODUCTS = "winograd_products"
@@ -54,6 +57,9 @@ CROSSING = 1.1
 # Idle cores weigh less than work: a library also runs on one thread.
 IDLE_WEIGHT = 0.5
 PAGE = 4096
+# Decisions that a tuner looks at: so many, and none with this many times the best's cycles.
+MAX_DECISIONS = 512
+SLACK = 1.5
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,16 @@ class Problem:
         """Tiles of a block of so many rows."""
         return rows * self.tile_columns
 
+    def tiling(self, rows: int, even_columns: bool) -> TileProblem:
+        """The product at one point, for a block of so many rows."""
+        return TileProblem(
+            self.tiles(rows),
+            self.out_vectors,
+            self.lanes,
+            self.in_channels,
+            even_columns=even_columns,
+        )
+
     def input_bytes(self, rows: int) -> int:
         """Bytes of a block's transformed inputs."""
         return 4 * self.points * self.tiles(rows) * self.in_channels
@@ -111,7 +127,7 @@ class Problem:
         return 4 * self.points * self.tiles(rows) * vectors * self.lanes
 
 
-def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
+def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function of ``winograd_ops.conv2d``; None for any other."""
     blocks = {sch.get(b).name_hint: b for b in sch.get_child_blocks(sch.get_sblock("root"))}
     if not {*STAGES, *RESULTS} <= set(blocks):
@@ -120,7 +136,7 @@ def apply(sch: s_tir.Schedule, target: Target) -> dict[str, str] | None:
     for name in list(blocks)[list(blocks).index("winograd_output") + 1 : -1]:
         sch.compute_inline(blocks[name])
     problem = read_problem(sch, products, blocks["winograd_output"])
-    decision = decide(target, problem)
+    decision = choose(sch, decide(target, problem), promising_decisions(target, problem))
     macs = iterations(sch, products)
     _schedule(sch, target, problem, decision, output, macs >= parallel_grain(target))
     variant = f"F({problem.m}x{problem.m}, 3x3)"
@@ -139,49 +155,51 @@ def read_problem(sch: Schedule, products: Block, tiles: Block) -> Problem:
 def decide(target: Target, problem: Problem) -> Decision:
     """The block of rows, and the register tile for it, with the least estimated time."""
 
-    def choose_tile(rows: int, even: bool) -> RegisterTile:
-        return choose_register_tile(
-            target,
-            problem.tiles(rows),
-            problem.out_vectors,
-            problem.lanes,
-            problem.in_channels,
-            even_columns=even,
-        )
+    def tiles(rows: int) -> list[RegisterTile]:
+        return [
+            choose_register_tile(target, problem.tiling(rows, even))
+            for even in (True, target.arch in FMAS_TAKE_LANES)
+        ]
 
-    candidates = (
-        Decision(tile, rows, group, by_block)
-        for rows in _divisors(problem.tile_rows)
-        for tile in (
-            choose_tile(rows, even=True),
-            choose_tile(rows, even=target.arch in FMAS_TAKE_LANES),
-        )
-        for group in _groups(problem, tile)
-        for by_block in (True, False)
-        if problem.blocks(rows) >= target.cores or not by_block
-    )
+    candidates = _decisions(target, problem, tiles)
     return min(candidates, key=lambda decision: _cycles(target, problem, decision))
 
 
-def _divisors(value: int) -> list[int]:
-    return [d for d in range(1, value + 1) if value % d == 0]
+def promising_decisions(target: Target, problem: Problem) -> Iterator[Decision]:
+    """What a tuner may choose, the cheapest by the estimate first."""
+
+    def tiles(rows: int) -> Iterator[RegisterTile]:
+        return problem.tiling(rows, target.arch in FMAS_TAKE_LANES).tiles(target)
+
+    candidates = _decisions(target, problem, tiles)
+    return nearby(lambda d: _cycles(target, problem, d), candidates, MAX_DECISIONS, SLACK)
+
+
+def _decisions(
+    target: Target, problem: Problem, tiles: Callable[[int], Iterable[RegisterTile]]
+) -> Iterator[Decision]:
+    """All decisions with the register tiles for each number of rows."""
+    for rows in divisors(problem.tile_rows):
+        for tile in tiles(rows):
+            for group in _groups(problem, tile):
+                if problem.blocks(rows) >= target.cores:
+                    yield Decision(tile, rows, group, by_block=True)
+                yield Decision(tile, rows, group, by_block=False)
 
 
 def _groups(problem: Problem, tile: RegisterTile) -> list[int]:
     """Sizes of groups: whole register tiles, or all vectors at once."""
     if problem.out_vectors % tile.columns:
         return [problem.out_vectors]
-    return [g * tile.columns for g in _divisors(problem.out_vectors // tile.columns)]
+    return [g * tile.columns for g in divisors(problem.out_vectors // tile.columns)]
 
 
 def _cycles(target: Target, problem: Problem, decision: Decision) -> float:
     """Estimated cycles of one thread, with a surcharge for cores without work."""
-    blocks, tiles = problem.blocks(decision.rows), problem.tiles(decision.rows)
-    depth, columns = problem.in_channels, problem.out_vectors
-    groups = columns // decision.group
-    registers = max(1, math.ceil(problem.lanes / target.vector.lanes()))
-    step = tile_cycles(target, decision.tile, tiles, columns, registers, depth)
-    cycles = blocks * problem.points * depth * step + _miss_cycles(target, problem, decision)
+    blocks, groups = problem.blocks(decision.rows), problem.out_vectors // decision.group
+    step = problem.tiling(decision.rows, even_columns=False).cycles(target, decision.tile)
+    cycles = blocks * problem.points * problem.in_channels * step
+    cycles += _miss_cycles(target, problem, decision)
     tasks = blocks if decision.by_block else groups
     idle = math.ceil(tasks / target.cores) * target.cores / tasks - 1
     crossing = 1.0 if decision.by_block or target.cores == 1 else CROSSING
