@@ -6,13 +6,16 @@ between them stays in the cache:
     parallel n, block of tile rows
       for channel vector, tile row                  input transform
         pad(rows that the tiles read)
-        for tile: v[e][f] = B^T d B
+        for chunk of tiles
+          for column: half[e] = B^T d               (tiles share columns)
+          for tile, e: v[e][f] = half[e] B
       for group of output vectors
         for e, f, column_tile, row_tile             products: tiles x output vectors
           acc[rows][columns] = 0
           for ic: acc[r][c] += broadcast(v[e][f][...]) * u[e][f][c][...]
-        for output vector, tile                     output transform
-          y = A^T p A; epilogue over the m x m outputs
+        for output vector, tile row, chunk of tiles output transform
+          for tile, column: half = A^T p
+          for tile, row: y = half A; epilogue over its m outputs
 
 Where there are too few blocks for the cores, these share channel vectors and groups instead.
 """
@@ -249,7 +252,7 @@ def _schedule(
         # [points, OCb, ICb, ci, c] -> [points, OCb/columns, ICb, ci, columns, c]: one stream.
         factors = {1: [decision.tile.columns]}
         rearrange_constant(sch, sch.get_sblock(PRODUCTS), 1, factors, [0, 1, 3, 4, 2, 5])
-    n, block, group = _tile_output(sch, problem, decision, output)
+    n, block, group = _tile_output(sch, target, problem, decision, output)
     name = _split_products(sch, problem.tiles(decision.rows))
     sch.compute_at(sch.get_sblock(f"{name}_local"), group, preserve_unit_loops=True)
     sch.compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
@@ -258,7 +261,7 @@ def _schedule(
         # The points of one tile are one line apart modulo a page: all in different sets of L1.
         sch.storage_align(sch.get_sblock(stage), 0, 1, PAGE // 4, target.caches.line // 4)
     channels = _tile_products(sch, target, decision, name)
-    vectors = _tile_input(sch)
+    vectors = _tile_input(sch, target, problem)
     if worth_sharing:
         for loops in [[n, block]] if decision.by_block else [[vectors], [group]]:
             spread(sch, loops, work=1, grain=0)
@@ -266,7 +269,7 @@ def _schedule(
 
 
 def _tile_output(
-    sch: Schedule, problem: Problem, decision: Decision, output: Block
+    sch: Schedule, target: Target, problem: Problem, decision: Decision, output: Block
 ) -> tuple[Loop, Loop, Loop]:
     """Tile the epilogue and transform under it; returns the loops n, block of rows, group."""
     n, channels, height, width, lane = sch.get_loops(output)
@@ -274,19 +277,40 @@ def _tile_output(
     tile_column, j = sch.split(width, [None, problem.m])
     block, row = sch.split(tile_row, [None, decision.rows])
     group, vector = sch.split(channels, [None, decision.group])
-    sch.reorder(n, block, group, vector, row, tile_column, i, j, lane)
-    sch.vectorize(lane)
-    sch.unroll(j)
-    for name in reversed(RESULTS):
-        result = sch.get_sblock(name)
-        sch.compute_at(result, tile_column, preserve_unit_loops=True)
-        *_, first, second, inner = sch.get_loops(result)
-        if name == "winograd_output_rows":
-            sch.reorder(second, first, inner)
-            second = first
-        sch.unroll(second)
-        sch.vectorize(inner)
+    chunk, tile_column = sch.split(tile_column, [None, _chunk(target, problem)])
+    sch.reorder(n, block, group, vector, row, chunk, tile_column, i, j, lane)
+    rows, tiles = (sch.get_sblock(name) for name in RESULTS)
+    _unroll_points(sch, target, j, lane)
+    sch.compute_at(tiles, i if target.vector.bits else lane, preserve_unit_loops=True)
+    *_, points, inner = sch.get_loops(tiles)
+    _unroll_points(sch, target, points, inner)
+    # Through memory: the values between both transforms of a tile would fill all registers.
+    sch.compute_at(rows, chunk, preserve_unit_loops=True)
+    *_, points, column, k, inner = sch.get_loops(rows)
+    sch.reorder(column, k, points, inner)
+    sch.unroll(points)
+    sch.vectorize(inner)
     return n, block, group
+
+
+def _chunk(target: Target, problem: Problem) -> int:
+    """Tiles of a row transformed along one axis before they are along the other.
+
+    What lies between stays in L1; chunks are even, and a row that has no good divisor is one.
+    """
+    vector_bytes = 4 * (problem.m + 2) * problem.lanes
+    fitting = (target.caches.l1d * 3 // 8 // vector_bytes - 2) // problem.m
+    chunk = max((d for d in divisors(problem.tile_columns) if d <= fitting), default=1)
+    return chunk if 3 * chunk >= min(fitting, problem.tile_columns) else problem.tile_columns
+
+
+def _unroll_points(sch: Schedule, target: Target, points: Loop, lane: Loop) -> None:
+    """A transform along one axis: its points unrolled, for all lanes at once or lane by lane."""
+    if target.vector.bits:
+        sch.vectorize(lane)
+    else:
+        sch.reorder(lane, points)
+    sch.unroll(points)
 
 
 def _split_products(sch: Schedule, tiles: int) -> str:
@@ -333,18 +357,19 @@ def _tile_products(sch: Schedule, target: Target, decision: Decision, name: str)
     return outer
 
 
-def _tile_input(sch: Schedule) -> Loop:
+def _tile_input(sch: Schedule, target: Target, problem: Problem) -> Loop:
     """Transform tile by tile; returns the loop over vectors of channels."""
     tiles, rows, pad = (sch.get_sblock(name) for name in reversed(STAGES))
-    e, f, n, vector, row, column, lane = sch.get_loops(tiles)[-7:]
-    sch.reorder(n, vector, row, column, e, f, lane)
-    sch.unroll(f)
-    sch.vectorize(lane)
-    sch.compute_at(rows, column, preserve_unit_loops=True)
+    e, f, n, vector, tile, lane = sch.get_loops(tiles)[-6:]
+    size = _chunk(target, problem)
+    row, chunk, column = sch.split(tile, [None, problem.tile_columns // size, size])
+    sch.reorder(n, vector, row, chunk, column, e, f, lane)
+    _unroll_points(sch, target, f, lane)
+    # Through memory for several tiles, as neighbours share columns.
+    sch.compute_at(rows, chunk, preserve_unit_loops=True)
     *_, e, x, lane = sch.get_loops(rows)
     sch.reorder(x, e, lane)
-    sch.unroll(e)
-    sch.vectorize(lane)
+    _unroll_points(sch, target, e, lane)
     sch.compute_at(pad, row, preserve_unit_loops=True)
     *_, width, lane = sch.get_loops(pad)
     partition_tail(sch, width)

@@ -95,17 +95,18 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int) -> te.Tensor
     rows, columns = tiles_of(window, height, width, m)
     a = m + TAPS - 1
     padded = _pad_to_tiles(x, window, rows * m + 2, columns * m + 2)
+    # Neighbouring tiles share two columns of it.
     half = te.compute(
-        (n, blocks, rows, columns, a, a, block),
-        lambda i, j, t, s, e, k, lane: _input_transform(
-            m, e, [padded[i, j, t * m + r, s * m + k, lane] for r in range(a)]
+        (n, blocks, rows, a, columns * m + 2, block),
+        lambda i, j, t, e, w, lane: _input_transform(
+            m, e, [padded[i, j, t * m + r, w, lane] for r in range(a)]
         ),
         name="winograd_rows",
     )
     tiles = te.compute(
-        (a, a, n, blocks, rows, columns, block),
-        lambda e, f, i, j, t, s, lane: _input_transform(
-            m, f, [half[i, j, t, s, e, k, lane] for k in range(a)]
+        (a, a, n, blocks, rows * columns, block),
+        lambda e, f, i, j, p, lane: _input_transform(
+            m, f, [half[i, j, p // columns, e, p % columns * m + k, lane] for k in range(a)]
         ),
         name="winograd_input",
     )
@@ -115,7 +116,7 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int) -> te.Tensor
     def product(e, f, i, j, p, k):
         whole = ic_inner == block
         j_in, lane = (r_outer, r_inner) if whole else (r_outer // block, r_outer % block)
-        value = tiles[e, f, i, j_in, p // columns, p % columns, lane]
+        value = tiles[e, f, i, j_in, p, lane]
         return te.sum(value * weight[e * a + f, j, r_outer, r_inner, k], axis=[r_outer, r_inner])
 
     products = te.compute(
@@ -148,8 +149,8 @@ def _output(
     a = m + TAPS - 1
     rows = -(-oh // m)
     half = te.compute(
-        (n, oc_blocks, rows, columns, m, a, c),
-        lambda i, j, t, s, e, k, lane: _output_transform(
+        (n, oc_blocks, rows, m, columns, a, c),
+        lambda i, j, t, e, s, k, lane: _output_transform(
             m, e, [products[r, k, i, j, t * columns + s, lane] for r in range(a)]
         ),
         name="winograd_output_rows",
@@ -157,7 +158,7 @@ def _output(
     tiles = te.compute(
         (n, oc_blocks, rows, columns, m, m, c),
         lambda i, j, t, s, e, f, lane: _output_transform(
-            m, f, [half[i, j, t, s, e, k, lane] for k in range(a)]
+            m, f, [half[i, j, t, e, s, k, lane] for k in range(a)]
         ),
         name="winograd_output",
     )

@@ -1,7 +1,7 @@
 """Kernels whose inner loops are looked at: every template, at sizes that fit and at ragged ones.
 
 ``python -m tests.schedules.inner_loop_cases [TARGET...]`` prints what the loops do and writes
-spills.json anew for these targets (all of them by default).
+spills.json and reloads.json anew for these targets (all of them by default).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ TARGETS = (
     *("riscv64", "riscv_sifive_u74", "riscv_spacemit_x60", "riscv_sifive_x280"),
 )
 SPILLS = Path(__file__).with_name("spills.json")
+RELOADS = Path(__file__).with_name("reloads.json")
 
 
 @dataclass(frozen=True)
@@ -125,33 +126,42 @@ CASES = {
 
 def hot(loops: list[InnerLoop]) -> InnerLoop:
     """The loop that does most multiply-accumulates a round; one without any if all are unrolled."""
-    return max(loops, key=lambda loop: loop.macs, default=InnerLoop(1, 0, ()))
+    return max(loops, key=lambda loop: loop.macs, default=InnerLoop(1, 0, (), False))
 
 
 def spills(loops: list[InnerLoop]) -> str:
     """What is wrong with the loops; "" if nothing is."""
-    worst = max(loops, key=lambda loop: len(loop.stack), default=None)
-    if worst is None or not worst.stack:
+    spilling = [loop for loop in loops if loop.spills]
+    if not spilling:
         return ""
+    worst = max(spilling, key=lambda loop: len(loop.stack))
     return f"{len(worst.stack)} of {worst.instructions} instructions"
 
 
+def reloads(loops: list[InnerLoop]) -> int:
+    """Most instructions of a loop that bring what no round changes back from the stack."""
+    return max((len(loop.stack) for loop in loops if not loop.spills), default=0)
+
+
 def main(names: list[str]) -> None:
-    """Prints a table, and records the spills."""
-    recorded = json.loads(SPILLS.read_text()) if SPILLS.exists() else {}
+    """Prints a table, and records spills and reloads."""
+    spilled, reloaded = (json.loads(path.read_text()) for path in (SPILLS, RELOADS))
     for name in names or TARGETS:
         target = load_target(name)
-        found = {}
+        spilled[name], reloaded[name] = {}, {}
         for case in CASES:
             loops = CASES[case].loops(target)
-            best = hot(loops)
-            found[case] = spills(loops)
+            best, spill, count = hot(loops), spills(loops), reloads(loops)
             print(
                 f"{name:18} {case:30} {best.macs:4} of {best.instructions:4} multiply, "
-                f"{best.share:5.0%}   {found[case] and 'stack: ' + found[case]}"
+                f"{best.share:5.0%}   {spill and 'spills: ' + spill} {count or ''}"
             )
-        recorded[name] = {case: text for case, text in found.items() if text}
-    SPILLS.write_text(json.dumps(recorded, indent=2) + "\n")
+            if spill:
+                spilled[name][case] = spill
+            if count:
+                reloaded[name][case] = count
+    SPILLS.write_text(json.dumps(spilled, indent=2) + "\n")
+    RELOADS.write_text(json.dumps(reloaded, indent=2) + "\n")
 
 
 if __name__ == "__main__":

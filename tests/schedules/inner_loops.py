@@ -33,6 +33,13 @@ _REGISTER = {
     "arm": r"\b(r\d+|lr|sp)\b",
     "riscv64": r"\b([ast]\d+|sp)\b",
 }
+# Instructions with an operand in memory that write to it.
+_STORE = {
+    "x86_64": r"^\s+(?!cmp|test|bt|v?u?comis).*\)$",
+    "aarch64": r"^\s+st",
+    "arm": r"^\s+v?st",
+    "riscv64": r"^\s+(?:s[bhwd]|fs|vs)",
+}
 _LOAD = {
     "x86_64": r"^\s+(?!lea).*\(",
     "aarch64": r"^\s+ld",
@@ -48,13 +55,17 @@ class InnerLoop:
     Args:
         instructions: how many the loop has.
         macs: how many of these multiply (and accumulate).
-        stack: those that read or write the same place of the stack in all rounds, which is what
-            spills look like. A buffer on the stack that the loop walks through does not count.
+        stack: those that read or write the same place of the stack in all rounds. A buffer on the
+            stack that the loop walks through does not count.
+        spills: whether some of ``stack`` write: to accumulators or other values that change. Where
+            all only read, they bring what no round changes (weights, constants, addresses), at the
+            price of reading it where it lay before.
     """
 
     instructions: int
     macs: int
     stack: tuple[str, ...]
+    spills: bool
 
     @property
     def share(self) -> float:
@@ -85,8 +96,9 @@ def inner_loops(text: str, arch: str) -> list[InnerLoop]:
         body = [i for i in range(start, end + 1) if _is_instruction(lines[i])]
         macs = sum(bool(re.match(rf"\s+(?:{_MAC[arch]})\s", lines[i])) for i in body)
         if macs:
-            stack = tuple(lines[i].strip() for i in body if loop.uses_stack(i))
-            loops.append(InnerLoop(len(body), macs, stack))
+            stack = [lines[i] for i in body if loop.uses_stack(i)]
+            spills = any(re.search(_STORE[arch], line) for line in stack)
+            loops.append(InnerLoop(len(body), macs, tuple(s.strip() for s in stack), spills))
     return loops
 
 
