@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from compiler.api import BuildResult, build
     from compiler.errors import EdgeccError
     from compiler.runtime.loader import Model
+    from compiler.tuning.api import TuneResult, tune
 
 __version__ = "0.1.0"
-__all__ = ["BuildResult", "EdgeccError", "build", "load"]
+__all__ = ["BuildResult", "EdgeccError", "TuneResult", "build", "load", "tune"]
 
 
 def load(path: str | Path, threads: int = 0) -> Model:
@@ -34,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from compiler import api
 
         return getattr(api, name)
+    if name in ("tune", "TuneResult"):
+        from compiler.tuning import api as tuning
+
+        return getattr(tuning, name)
     if name == "EdgeccError":
         from compiler.errors import EdgeccError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ Progress = Callable[[str, int, int], None]
 _DATA = Path(__file__).parent / "data"
 DIGITS = _DATA / "digits.onnx"
 _QUANTIZATIONS = ("none",)
+# Where records of the tuner are looked for: this folder's, then those that come with edgecc.
+DEFAULT_LOGS = (Path("tuning_logs"), Path(__file__).parent.parent / "tuning_logs")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def build(
     exact: bool = False,
     strict: bool = False,
     verify: bool = True,
+    tuning_logs: Sequence[Path] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> BuildResult:
     """Compiles an ONNX model into a package.
@@ -74,6 +77,8 @@ def build(
         exact: no algorithm that rounds differently from a sum of products (Winograd's).
         strict: an operator without a schedule template is an error.
         verify: make golden data and run them through the library, under emulation if need be.
+        tuning_logs: folders that ``compiler.tune`` wrote, the first that knows an operator counts;
+            () for none; default: ./tuning_logs, then those that come with edgecc.
         progress: called with (stage, done, total).
 
     Raises:
@@ -97,8 +102,11 @@ def build(
     from compiler.package import write_package
     from compiler.passes import optimize
     from compiler.target_check import check_llvm
+    from compiler.tuning.lookup import Lookup
 
     check_llvm(chosen)
+    # Only a verified library may try what was found out about another CPU.
+    lookup = Lookup(chosen, DEFAULT_LOGS if tuning_logs is None else tuning_logs, nearest=verify)
     progress("import", 0, 1)
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
     out_dir = Path(output) if output else default_output(imported.name, chosen)
@@ -114,7 +122,7 @@ def build(
     progress("optimize", 0, 1)
     optimized = optimize(imported.module, chosen, exact)
     program = compile_module(
-        optimized, chosen, imported.name, imported.inputs, imported.outputs, progress
+        optimized, chosen, imported.name, imported.inputs, imported.outputs, progress, lookup
     )
     if strict:
         _refuse_fallbacks(program)
@@ -131,7 +139,10 @@ def build(
         out_dir,
         golden=golden,
         model_sha256=imported.sha256,
-        extra={"flops_per_cycle": chosen.flops_per_cycle()},  # of one core, float32
+        extra={
+            "flops_per_cycle": chosen.flops_per_cycle(),  # of one core, float32
+            "tuning_logs": lookup.digest(),
+        },
         check=check if verify else None,
     )
     return _result(out_dir, chosen, verification, time.monotonic() - started)

@@ -72,14 +72,19 @@ class Listing:
 class TakeValues:
     """Takes the decision with these values, and writes them into the trace.
 
+    Args:
+        schedule: the schedule of the template that asked; None before.
+
     Raises (when called):
         UnknownDecisionError: the template has no such decision.
     """
 
     def __init__(self, values: Sequence[int]) -> None:
         self.values = tuple(values)
+        self.schedule: Schedule | None = None
 
     def __call__(self, sch: Schedule, default: Decision, others: Iterable[Decision]) -> Decision:
+        self.schedule = sch
         space, decisions = list_space(default, others)
         if self.values not in space.rows:
             raise UnknownDecisionError(

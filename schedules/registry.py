@@ -32,6 +32,20 @@ TEMPLATES: tuple[Template, ...] = (
     matmul.apply,
     response_norm.apply,
 )
+# Of the meaning of a template's decisions: raised when the same integers no longer make the same
+# loops, so that records of the old meaning are left out.
+VERSIONS = {
+    "conv2d": 1,
+    "winograd": 1,
+    "depthwise": 1,
+    "matmul": 1,
+    "response_norm": 1,
+    "softmax": 1,
+    "normalization": 1,
+    "pooling": 1,
+    "reduction": 1,
+    "elementwise": 1,
+}
 # Families that promise nothing: where a step fails on an unusual function, the next one is tried.
 FAMILIES: tuple[Template, ...] = (
     elementwise.apply,

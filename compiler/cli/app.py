@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from compiler import __version__
-from compiler.cli import bench, build, estimate, inspect, profile, run, targets, verify
+from compiler.cli import bench, build, estimate, inspect, profile, run, targets, tune, verify
 from compiler.cli.console import error_line, hint_line
 from compiler.cli.options import DEBUG, Debug
 from compiler.errors import EdgeccError
@@ -81,6 +81,7 @@ def _edgecc(
 
 for command in (
     build.build,
+    tune.tune,
     run.run,
     bench.bench,
     profile.profile,

@@ -10,7 +10,7 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
-from compiler.cli.options import Debug, Json, Shape
+from compiler.cli.options import Debug, Json, Shape, TuningLogs
 from compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ def build(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Make no golden data and do not run the library.")
     ] = False,
+    tuning_logs: TuningLogs = None,
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="Take no tuning log: every template's default.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -82,6 +86,7 @@ def build(
             exact=exact,
             strict=strict,
             verify=not no_verify,
+            tuning_logs=() if untuned else [tuning_logs] if tuning_logs else None,
             progress=progress,
         )
     if json:
@@ -99,6 +104,7 @@ def as_json(result: BuildResult) -> dict[str, Any]:
         "weights_bytes": result.manifest["weights_bytes"],
         "operators": result.manifest["n_operators"],
         "macs": result.receipt["macs"],
+        "tuned": result.receipt["summary"].get("tuned", {}),
         "work": result.receipt["summary"].get("template", {}),
         "verification": dataclasses.asdict(result.verification) if result.verification else None,
         "seconds": round(result.seconds, 3),
@@ -109,6 +115,8 @@ def _print(result: BuildResult) -> None:
     manifest, receipt = result.manifest, result.receipt
     work = receipt["summary"].get("template", {})
     shares = sorted(work.items(), key=lambda item: -item[1])
+    origins = receipt["summary"].get("tuned", {})
+    tuned = sorted(origins.items(), key=lambda item: -item[1])
     verification = str(result.verification) if result.verification else "not asked for"
     console.pairs(
         [
@@ -122,8 +130,18 @@ def _print(result: BuildResult) -> None:
                 f"{manifest['n_operators']}, {console.count(receipt['macs'])} multiply-accumulates",
             ),
             ("work", ", ".join(f"{name} {console.percent(share)}" for name, share in shares)),
+            (
+                "tuned",
+                ", ".join(f"{name} {console.percent(share)}" for name, share in tuned)
+                or "no, every template's default",
+            ),
             ("verification", verification.removeprefix("verification ")),
         ]
     )
+    if "outdated" in origins:
+        console.warning_line(
+            f"{console.percent(origins['outdated'])} of the work has records of an earlier version "
+            "of its template, which are left out; `edgecc tune` makes new ones"
+        )
     if result.verification and result.verification.status == "skipped":
         console.warning_line("the package was not verified on its target")

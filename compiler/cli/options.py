@@ -31,6 +31,14 @@ Shape = Annotated[
         help="Shape of an input that the model leaves open; repeatable.",
     ),
 ]
+TuningLogs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of tuning logs; default: ./tuning_logs, then those that come with edgecc.",
+        show_default=False,
+    ),
+]
 Emulate = Annotated[
     bool,
     typer.Option("--emulate", help="Time a foreign target under its emulator all the same."),

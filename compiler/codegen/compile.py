@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +21,7 @@ from compiler.codegen.lifetimes import Needs, lifetimes
 from compiler.codegen.lower import LoweredFunction, lower, object_code
 from compiler.program import ALIGNMENT, KernelCall, Location, Program, Space, TensorInfo
 from compiler.target import Target
+from schedules.choices import Chooser, TakeValues, UnknownDecisionError, Values, take_default
 from schedules.constants import CONSTANT_INPUTS, Rearrangement, rearrangements
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +29,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Fixed, and not a share of the cores: the same model gives the same bytes everywhere.
 KERNELS_PER_OBJECT = 8
+# In the receipt of an operator whose record is of an earlier version of its template.
+OUTDATED = "outdated"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,24 @@ class Kernel:
     report: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Decided:
+    """A decision from a tuning log.
+
+    Args:
+        values: as ``schedules.choices`` lists them.
+        origin: for the receipt.
+        versions: of the templates when it was measured.
+    """
+
+    values: Values
+    origin: str
+    versions: Mapping[str, int]
+
+
+Decisions = Callable[[tirx.PrimFunc], "Decided | None"]
+
+
 def compile_module(
     module: tvm.IRModule,
     target: Target,
@@ -49,6 +70,7 @@ def compile_module(
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
     progress: Progress = lambda stage, done, total: None,
+    decisions: Decisions = lambda func: None,
 ) -> Program:
     """Compile the result of ``compiler.passes.optimize`` for the target.
 
@@ -57,10 +79,11 @@ def compile_module(
         name: C identifier of the model.
         inputs, outputs: descriptions in the order of main's parameters and results.
         progress: called with (stage, done, total) as work goes on.
+        decisions: what to take instead of a template's default.
     """
     graph = read_graph(module)
     _copy_outputs_that_are_not_results(graph, module)
-    kernels = _compile_kernels(graph, module, target, progress)
+    kernels = _compile_kernels(graph, module, target, progress, decisions)
     _rearrange_constants(graph, kernels)
     bound = {b: i for i, b in enumerate(graph.outputs)}
     needs = {name: Needs(k.in_place, k.lowered.workspaces) for name, k in kernels.items()}
@@ -108,24 +131,70 @@ def _operators(function: str) -> list[str]:
     return function.removeprefix("fused_").split("_")
 
 
+def compile_kernel(
+    func: tirx.PrimFunc, symbol: str, target: Target, choose: Chooser = take_default
+) -> Kernel:
+    """Schedule and lower one of ``kernel_functions``.
+
+    Args:
+        symbol: the kernel's C name.
+        choose: takes one of the decisions of the function's template.
+
+    Raises:
+        UnknownDecisionError: the template does not offer what ``choose`` wants.
+    """
+    macs, in_place = work.multiply_accumulates(func), work.in_place_inputs(func)
+    scheduled, report = schedules.apply(func, target, choose)
+    if in_place:
+        # The output may take over an input's memory, so the pointers may be equal.
+        scheduled = scheduled.with_attr("tirx.noalias", False)
+    lowered = lower({symbol: scheduled}, target)[symbol]
+    return Kernel(symbol, lowered, macs, tuple(in_place), rearrangements(scheduled), report)
+
+
+def kernel_functions(graph: Graph, module: tvm.IRModule) -> dict[str, tirx.PrimFunc]:
+    """The functions that a graph calls, with which of their arguments are constants."""
+    names = dict.fromkeys(call.function for call in graph.calls)
+    return {
+        name: module[name].with_attr(CONSTANT_INPUTS, _constant_inputs(graph, name))
+        for name in names
+    }
+
+
 def _compile_kernels(
-    graph: Graph, module: tvm.IRModule, target: Target, progress: Progress
+    graph: Graph,
+    module: tvm.IRModule,
+    target: Target,
+    progress: Progress,
+    decisions: Decisions,
 ) -> dict[str, Kernel]:
-    names = list(dict.fromkeys(call.function for call in graph.calls))
+    functions = list(kernel_functions(graph, module).items())
 
-    def compile_kernel(name: str) -> Kernel:
-        func = module[name]
-        macs, in_place = work.multiply_accumulates(func), work.in_place_inputs(func)
-        func = func.with_attr(CONSTANT_INPUTS, _constant_inputs(graph, name))
-        scheduled, report = schedules.apply(func, target)
-        if in_place:
-            # The output may take over an input's memory, so the pointers may be equal.
-            scheduled = scheduled.with_attr("tirx.noalias", False)
+    def compile_named(item: tuple[str, tirx.PrimFunc]) -> Kernel:
+        name, func = item
         symbol = "op_" + re.sub(r"\W", "_", name)
-        lowered = lower({symbol: scheduled}, target)[symbol]
-        return Kernel(symbol, lowered, macs, tuple(in_place), rearrangements(scheduled), report)
+        decided = decisions(func)
+        if decided is None:
+            return compile_kernel(func, symbol, target)
+        return _compile_decided(func, symbol, target, decided)
 
-    return dict(zip(names, _in_threads(compile_kernel, names, "kernels", progress), strict=True))
+    kernels = _in_threads(compile_named, functions, "kernels", progress)
+    return dict(zip((name for name, _ in functions), kernels, strict=True))
+
+
+def _compile_decided(func: tirx.PrimFunc, symbol: str, target: Target, decided: Decided) -> Kernel:
+    """With the default where the template is no longer the one whose decision it was."""
+    try:
+        kernel = compile_kernel(func, symbol, target, TakeValues(decided.values))
+        template = kernel.report["template"]
+        if decided.versions.get(template) == schedules.registry.VERSIONS.get(template):
+            kernel.report["tuned"] = decided.origin
+            return kernel
+    except UnknownDecisionError:
+        pass
+    kernel = compile_kernel(func, symbol, target)
+    kernel.report["tuned"] = OUTDATED
+    return kernel
 
 
 def _constant_inputs(graph: Graph, function: str) -> list[int]:

@@ -198,7 +198,7 @@ def test_a_wrong_library_is_not_shipped(tmp_path, monkeypatch):
 def test_strict_names_the_operators_without_a_template(monkeypatch, tmp_path):
     import schedules
 
-    def nothing(func, target):
+    def nothing(func, target, choose):
         return func, {"template": "serial"}
 
     monkeypatch.setattr(schedules, "apply", nothing)

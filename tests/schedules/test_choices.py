@@ -121,20 +121,13 @@ def test_values_show_in_the_trace(tmp_path):
     target = load_target("x86_64_v3")
     (func,) = functions(CASES["matmul"], target, tmp_path)
     row = space(func, target).rows[-1]
-    traces = []
-
-    class Spy(TakeValues):
-        def __call__(self, sch, default, others):
-            taken = super().__call__(sch, default, others)
-            traces.append(sch.trace)
-            return taken
-
-    scheduled, report = schedules.apply(func, target, Spy(row))
-    sampled = [inst for inst in traces[0].insts if inst.kind.name == "SampleCategorical"]
-    taken = [int(inst.attrs[0][int(traces[0].decisions[inst])]) for inst in sampled]
-    assert taken == list(row)
+    choose = TakeValues(row)
+    scheduled, report = schedules.apply(func, target, choose)
+    trace = choose.schedule.trace
+    sampled = [inst for inst in trace.insts if inst.kind.name == "SampleCategorical"]
+    assert [int(inst.attrs[0][int(trace.decisions[inst])]) for inst in sampled] == list(row)
     replay = s_tir.Schedule(func)
-    traces[0].apply_to_schedule(replay, remove_postproc=False)
+    trace.apply_to_schedule(replay, remove_postproc=False)
     assert tvm_ffi.structural_equal(replay.mod["main"].body, scheduled.body, map_free_vars=True)
     assert str(row[0]) in report["decision"]
 

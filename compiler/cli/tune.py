@@ -1,0 +1,192 @@
+"""``edgecc tune [MODEL]``: search schedules on the real machine and keep what was learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compiler.cli import console
+from compiler.cli.model import default_model, parse_consts, parse_shapes
+from compiler.cli.options import Debug, Shape
+from compiler.cli.tuning_view import make_view
+from compiler.errors import EdgeccError
+
+if TYPE_CHECKING:
+    from compiler.tuning.api import TuneResult
+
+
+def tune(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL", help="The ONNX file; default as of `edgecc build`.", show_default=False
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", metavar="NAME|FILE", help="See `edgecc targets`."),
+    ] = "host",
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Candidates to try at most; default: until more promise less than 1 % of the "
+            "model's time.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Threads of the kernels; default: the target's cores."),
+    ] = None,
+    tuning_logs: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where records are kept, a folder a target.")
+    ] = Path("tuning_logs"),
+    runner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="emulated",
+            help="Rank candidates by the estimate of `edgecc estimate`: needs no board.",
+            show_default=False,
+        ),
+    ] = None,
+    ssh: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[USER@]HOST",
+            help="Measure on a board over SSH; nothing must be installed there; repeatable.",
+        ),
+    ] = None,
+    rpc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Measure on a TVM RPC server; repeatable."),
+    ] = None,
+    tracker: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Measure on the boards of a TVM RPC tracker."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Of the boards at the tracker.", show_default=False)
+    ] = None,
+    builders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT", help="Build candidates on a Dask cluster, not here."
+        ),
+    ] = None,
+    cooldown: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="Pause before each measurement.")
+    ] = 0.0,
+    shape: Shape = None,
+    const: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="As of `edgecc build`; repeatable."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="As of `edgecc build`.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each event, then the result.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Search schedules for a model's operators; `edgecc build` takes the best from then on."""
+    from compiler.tuning import api
+
+    where = _where(runner, ssh, rpc, tracker, key)
+    shapes, consts = parse_shapes(shape or []), parse_consts(const or [])
+    if model is None:
+        model, why = default_model()
+        console.note(f"model: {model} ({why})")
+    with make_view(json) as view:
+        result = api.tune(
+            model,
+            target,
+            trials=trials,
+            threads=threads,
+            tuning_logs=tuning_logs,
+            shapes=shapes,
+            consts=consts,
+            exact=exact,
+            where=where,
+            builders=builders,
+            cooldown=cooldown,
+            notify=view,
+        )
+    if json:
+        console.result(json_module.dumps({"event": "result", **as_json(result)}))
+    else:
+        _print(result)
+
+
+def _where(
+    runner: str | None,
+    ssh: list[str] | None,
+    rpc: list[str] | None,
+    tracker: str | None,
+    key: str | None,
+) -> Any:
+    from compiler.tuning.api import Where
+
+    if runner not in (None, "local", "emulated"):
+        raise EdgeccError(f"--runner {runner}: not known", "emulated is, or leave it out")
+    ways = {
+        "--runner emulated": runner == "emulated",
+        "--ssh": ssh,
+        "--rpc": rpc,
+        "--tracker": tracker,
+    }
+    given = [name for name, value in ways.items() if value]
+    if len(given) > 1:
+        raise EdgeccError(f"{' and '.join(given)} exclude each other", "give one of them")
+    if (tracker is None) != (key is None):
+        raise EdgeccError("--tracker and --key belong together", "the key names the kind of board")
+    return Where(runner == "emulated", tuple(ssh or ()), tuple(rpc or ()), tracker, key)
+
+
+def as_json(result: TuneResult) -> dict[str, Any]:
+    """The result for machines; times that are not known are null."""
+    data = dataclasses.asdict(result)
+    for task in data["tasks"]:
+        for name in ("default_seconds", "best_seconds"):
+            task[name] = task[name] if math.isfinite(task[name]) else None
+        task["history"] = [s if math.isfinite(s) else None for s in task["history"]]
+    return {**data, "log": str(result.log), "target": result.target.name}
+
+
+def _print(result: TuneResult) -> None:
+    rows = []
+    for task in sorted(result.tasks, key=lambda t: -t.calls * t.default_seconds):
+        gain = task.default_seconds / task.best_seconds
+        share = task.calls * task.default_seconds * 1e3 / result.default_ms
+        rows.append(
+            [
+                task.label,
+                task.template,
+                f"{share:.1%}",
+                f"{task.default_seconds * 1e6:.1f}",
+                f"{task.best_seconds * 1e6:.1f}",
+                f"{gain:.2f}x",
+                str(len(task.history)),
+                task.chosen or "-",
+            ]
+        )
+    header = ["operator", "template", "share", "default us", "best us", "gain", "trials", "chosen"]
+    console.table(header, rows, right=(2, 3, 4, 5, 6))
+    console.result()
+    rate = result.trials / result.seconds if result.seconds else 0.0
+    console.pairs(
+        [
+            ("log", str(result.log)),
+            ("tasks", f"{len(result.tasks)}, of {result.recalled} the log knew enough"),
+            ("trials", f"{result.trials} in {result.seconds:.0f} s, {rate:.1f} a second"),
+            (
+                "time",
+                f"{result.default_ms:.3f} -> {result.best_ms:.3f} ms "
+                f"({result.default_ms / result.best_ms:.3f}x) for these operators",
+            ),
+        ]
+    )

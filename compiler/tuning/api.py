@@ -1,0 +1,238 @@
+"""``compiler.tune``: from a model file to records in a tuning log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.errors import EdgeccError
+from compiler.target import Target, load_target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from compiler.tuning.measure import Device, Settings
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where candidates are measured; at most one of them, this machine where there is none.
+
+    Args:
+        emulated: count under the target's emulator instead of measuring.
+        ssh: [USER@]HOST of boards.
+        rpc: HOST:PORT of TVM RPC servers.
+        tracker: HOST:PORT of a TVM RPC tracker, and ``key`` of the boards there.
+    """
+
+    emulated: bool = False
+    ssh: Sequence[str] = ()
+    rpc: Sequence[str] = ()
+    tracker: str | None = None
+    key: str | None = None
+
+    @property
+    def runner(self) -> str:
+        """As the log names it."""
+        if self.emulated:
+            return "emulated"
+        if self.ssh:
+            return "ssh"
+        return "rpc" if self.rpc or self.tracker else "local"
+
+
+@dataclass(frozen=True)
+class TunedTask:
+    """What tuning did for one operator.
+
+    Args:
+        calls: in one inference.
+        default_seconds, best_seconds: of one call.
+        chosen: the decision; "" where it is the default or comes from the log.
+        history: best seconds after each trial.
+    """
+
+    label: str
+    template: str
+    calls: int
+    macs: int
+    default_seconds: float
+    best_seconds: float
+    chosen: str
+    history: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a run of the tuner did.
+
+    Args:
+        log: the folder of the records.
+        recalled: tasks of which the log knew enough.
+        trials: candidates built or measured in this run.
+        seconds: wall time.
+        default_ms, best_ms: of all tasks together in one inference.
+    """
+
+    log: Path
+    target: Target
+    tasks: tuple[TunedTask, ...]
+    recalled: int
+    trials: int
+    seconds: float
+    default_ms: float
+    best_ms: float
+
+
+def tune(
+    model: str | Path,
+    target: str | Path | Target = "host",
+    *,
+    trials: int | None = None,
+    threads: int | None = None,
+    tuning_logs: str | Path = "tuning_logs",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    consts: Mapping[str, np.ndarray] | None = None,
+    exact: bool = False,
+    where: Where | None = None,
+    builders: str | None = None,
+    cooldown: float = 0.0,
+    notify: Callable[[Event], None] = lambda event: None,
+) -> TuneResult:
+    """Searches the schedule spaces of a model's operators on the real machine.
+
+    Args:
+        model, target, shapes, consts, exact: as of ``compiler.build``.
+        trials: candidates to measure at most; default: until the next promise less than 1 % of the
+            model's time.
+        threads: of the kernels; default: the target's cores.
+        tuning_logs: folder with a folder of records for each target.
+        builders: address of a Dask scheduler that builds candidates, tcp://HOST:PORT.
+        cooldown: seconds of pause before each measurement.
+        notify: called with each event.
+
+    Raises:
+        EdgeccError: the model, the target, the log or the device is at fault. Finished measurements
+            are in the log, whatever happens.
+    """
+    import time
+
+    from compiler.frontend import import_model
+    from compiler.passes import optimize
+    from compiler.target_check import check_llvm
+    from compiler.tuning.builders import make_builders
+    from compiler.tuning.fleet import Fleet
+    from compiler.tuning.log import TuningLog
+    from compiler.tuning.measure import Settings
+    from compiler.tuning.session import fingerprint
+    from compiler.tuning.tasks import extract
+    from compiler.tuning.tuner import Tuner
+
+    started = time.monotonic()
+    chosen = target if isinstance(target, Target) else load_target(target)
+    check_llvm(chosen)
+    where = where or Where()
+    imported = import_model(Path(model), dict(shapes or {}), dict(consts or {}))
+    tasks = extract(optimize(imported.module, chosen, exact), chosen)
+    if not tasks:
+        raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
+    n_threads = 1 if where.emulated else threads or chosen.cores
+    settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
+    folder = Path(tuning_logs) / chosen.name
+    with TuningLog(folder) as log:
+        notify({"event": "repaired", "lines": log.repaired})
+        fleet = Fleet(
+            make_devices(where, chosen, settings),
+            lambda text: notify({"event": "note", "text": text}),
+        )
+        try:
+            workers = make_builders(builders)
+            try:
+                tuner = Tuner(
+                    chosen,
+                    tasks,
+                    log,
+                    fleet,
+                    workers,
+                    fingerprint(chosen, where.runner, n_threads),
+                    notify,
+                    overlap=where.runner in ("ssh", "rpc"),
+                )
+                recalled = tuner.recalled
+                notify(
+                    {
+                        "event": "start",
+                        "target": chosen.name,
+                        "log": str(folder),
+                        "devices": fleet.names,
+                        "builders": workers.name,
+                        "threads": n_threads,
+                        "peak_gflops": chosen.peak_gflops() * n_threads,
+                        "recalled": recalled,
+                        "budget": trials,
+                        "tasks": [
+                            {
+                                "label": t.label,
+                                "template": t.template,
+                                "calls": t.calls,
+                                "macs": t.macs,
+                                "decisions": len(t.space.rows),
+                            }
+                            for t in tasks
+                        ],
+                    }
+                )
+                tuner.run(trials if trials is not None else 1 << 30)
+            finally:
+                workers.close()
+        finally:
+            fleet.close()
+    tuned = tuple(
+        TunedTask(
+            p.task.label,
+            p.task.template,
+            p.task.calls,
+            p.task.macs,
+            p.default_seconds,
+            p.search.best,
+            p.chosen,
+            tuple(p.history),
+        )
+        for p in tuner.tasks
+    )
+    return TuneResult(
+        folder,
+        chosen,
+        tuned,
+        recalled,
+        tuner.trials,
+        time.monotonic() - started,
+        1e3 * sum(t.calls * t.default_seconds for t in tuned),
+        1e3 * sum(t.calls * t.best_seconds for t in tuned),
+    )
+
+
+def make_devices(where: Where, target: Target, settings: Settings) -> list[Device]:
+    """The devices to measure on.
+
+    Raises:
+        EdgeccError: one can't be reached, or the target's code does not run on this machine.
+    """
+    from compiler.package.cpu import required_features, why_not_on_host
+    from compiler.tuning.measure import EmulatedDevice, local_device, ssh_device
+
+    if where.emulated:
+        return [EmulatedDevice(target, settings)]
+    if where.ssh:
+        return [ssh_device(host, target, settings) for host in where.ssh]
+    reason = why_not_on_host(target.arch, tuple(required_features(target)))
+    if reason:
+        raise EdgeccError(
+            f"can't measure {target.name} here: {reason}",
+            "--ssh USER@HOST measures on a board, --runner emulated estimates",
+        )
+    return [local_device(target, settings)]

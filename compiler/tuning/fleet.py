@@ -1,0 +1,120 @@
+"""One or more devices of a kind that share the candidates of a round."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from compiler.errors import EdgeccError
+from compiler.tuning.candidates import Candidate
+from compiler.tuning.measure import Device, DeviceLostError, Measurement, MeasurementError
+
+ATTEMPTS = 4  # to reach a device that is gone, with pauses of 1, 2, 4 seconds between
+Outcome = tuple[Candidate, Measurement | str]
+
+
+class Fleet:
+    """Measures candidates on whichever device is free.
+
+    Args:
+        devices: at least one; times of different devices are compared, so all of one kind.
+        notify: told when a device is given up.
+    """
+
+    def __init__(self, devices: Sequence[Device], notify: Callable[[str], None]) -> None:
+        self._devices = list(devices)
+        self._notify = notify
+        self._references: dict[int, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the devices that still answer."""
+        return [device.name for device in self._devices]
+
+    def measure(self, default: Candidate, candidates: Iterable[Candidate]) -> Iterator[Outcome]:
+        """Times, or why there are none, in the order in which they come.
+
+        Args:
+            default: its outputs are what the others' are compared with.
+
+        Raises:
+            EdgeccError: no device answers any more.
+        """
+        todo: queue.SimpleQueue[Candidate | None] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Outcome | Device] = queue.SimpleQueue()
+        threads = [
+            threading.Thread(target=self._serve, args=(d, default, todo, done), daemon=True)
+            for d in self._devices
+        ]
+        for thread in threads:
+            thread.start()
+        open_jobs = 0
+        for candidate in candidates:
+            todo.put(candidate)
+            open_jobs += 1
+            while not done.empty():
+                outcome = self._receive(done.get())
+                open_jobs -= len(outcome)
+                yield from outcome
+        while open_jobs:
+            outcome = self._receive(done.get())
+            open_jobs -= len(outcome)
+            yield from outcome
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            thread.join()
+
+    def _receive(self, item: Outcome | Device) -> list[Outcome]:
+        if isinstance(item, tuple):
+            return [item]
+        self._notify(f"{item.name} does not answer; going on without it")
+        self._devices.remove(item)
+        if not self._devices:
+            raise EdgeccError(
+                f"{item.name} does not answer any more",
+                "the log keeps what was measured; the same command goes on from there",
+            )
+        return []
+
+    def _serve(
+        self,
+        device: Device,
+        default: Candidate,
+        todo: queue.SimpleQueue[Candidate | None],
+        done: queue.SimpleQueue[Outcome | Device],
+    ) -> None:
+        while (candidate := todo.get()) is not None:
+            try:
+                done.put((candidate, self._measure(device, default, candidate)))
+            except DeviceLostError:
+                todo.put(candidate)
+                done.put(device)
+                return
+
+    def _measure(
+        self, device: Device, default: Candidate, candidate: Candidate
+    ) -> Measurement | str:
+        for attempt in range(ATTEMPTS):
+            try:
+                if candidate is default:
+                    self._references[id(device)] = default.digest
+                    return device.measure(default, True)
+                if self._references.get(id(device)) != default.digest:
+                    device.measure(default, True)
+                    self._references[id(device)] = default.digest
+                return device.measure(candidate, False)
+            except MeasurementError as error:
+                return str(error)
+            except DeviceLostError:
+                self._references.pop(id(device), None)
+                if attempt < ATTEMPTS - 1:
+                    time.sleep(2**attempt)
+        raise DeviceLostError(device.name)
+
+    def close(self) -> None:
+        """End all devices."""
+        for device in self._devices:
+            device.close()

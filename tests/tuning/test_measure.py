@@ -1,0 +1,232 @@
+"""Candidates are timed in processes of their own: what one does wrong costs only itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from compiler.api import DIGITS
+from compiler.errors import EdgeccError
+from compiler.frontend import import_model
+from compiler.package.link import zig
+from compiler.passes import optimize
+from compiler.target import load_target
+from compiler.tuning.candidates import Candidate, Request, build, device_object, measurer
+from compiler.tuning.measure import (
+    DeviceLostError,
+    EmulatedDevice,
+    Measurement,
+    MeasurementError,
+    PipeDevice,
+    Settings,
+    SteadyDevice,
+)
+from compiler.tuning.tasks import extract
+from tests.tuning.models import small_network
+
+HOST = load_target("host")
+QUICK = Settings(2, budget_ms=5, samples=3, timeout_s=2.0)
+# Outputs of 64 floats from 64 floats.
+KERNELS = {
+    "double": "for (int i = 0; i < 64; ++i) y[i] = 2 * x[i];",
+    "nearly": "for (int i = 0; i < 64; ++i) y[i] = 2.000001f * x[i];",
+    "wrong": "for (int i = 0; i < 64; ++i) y[i] = 2 * x[i] + (i == 9);",
+    "partly": "for (int i = 0; i < 63; ++i) y[i] = 2 * x[i];",
+    "beyond": "for (int i = 0; i < 65; ++i) y[i] = 2 * x[i % 64];",
+    "crash": "*(volatile int *)0 = 1;",
+    "hang": "for (volatile int i = 0;; ++i) y[0] = x[0];",
+    "error": "return 7;",
+    "abort": "__builtin_trap();",
+}
+
+
+@pytest.fixture(scope="module")
+def candidates(tmp_path_factory) -> dict[str, Candidate]:
+    found = {}
+    for name, body in KERNELS.items():
+        folder = tmp_path_factory.mktemp(name)
+        code = f"int edgecc_kernel(const float *x, float *y) {{ {body} return 0; }}"
+        (folder / "kernel.c").write_text(code)
+        flags = ["-target", HOST.linker_triple, "-O1", "-fPIC", "-shared", "-fno-sanitize=all"]
+        zig([*flags, "kernel.c", str(device_object(HOST)), "-lpthread", "-o", "out.so"], folder)
+        library = (folder / "out.so").read_bytes()
+        buffers = ("i f 1 256 0", "o f 256")
+        found[name] = Candidate((0,), library, buffers, 512, name, name, {})
+    return found
+
+
+@pytest.fixture
+def device():
+    device = PipeDevice("here", [str(measurer(HOST))], QUICK)
+    yield device
+    device.close()
+
+
+def test_times_and_compares(device, candidates):
+    found = device.measure(candidates["double"], True)
+    assert found.error == 0
+    assert len(found.seconds) >= QUICK.samples
+    assert all(1e-9 < s < 1e-3 for s in found.seconds)
+    assert all(c > 0 for c in found.canary)
+    assert 0 < device.measure(candidates["nearly"], False).error < 1e-6
+    assert device.measure(candidates["wrong"], False).error > 1e-3
+    # Memory that nobody wrote is not a number.
+    assert device.measure(candidates["partly"], False).error == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("crash", "crashed with signal 11"),
+        ("abort", "crashed with signal"),
+        ("hang", "no result after 2000 ms"),
+        ("error", "the kernel reports an error"),
+        ("beyond", "wrote behind a buffer"),
+    ],
+)
+def test_a_bad_candidate_costs_itself(name, reason, device, candidates):
+    device.measure(candidates["double"], True)
+    with pytest.raises(MeasurementError, match=reason):
+        device.measure(candidates[name], False)
+    assert device.measure(candidates["double"], False).error == 0
+
+
+def test_a_library_that_is_none(device, candidates):
+    with pytest.raises(MeasurementError):
+        device.measure(dataclasses.replace(candidates["double"], library=b"no ELF"), True)
+    assert device.measure(candidates["double"], True).error == 0
+
+
+def test_memory_is_limited(candidates):
+    settings = dataclasses.replace(QUICK, memory_mb=512)
+    device = PipeDevice("here", [str(measurer(HOST))], settings)
+    greedy = dataclasses.replace(
+        candidates["double"], buffers=(*candidates["double"].buffers, f"w {1 << 30}")
+    )
+    with pytest.raises(MeasurementError, match="out of memory"):
+        device.measure(greedy, True)
+    device.close()
+
+
+def test_a_lost_program_is_started_again(device, candidates):
+    device.measure(candidates["double"], True)
+    os.kill(device._process.pid, signal.SIGKILL)
+    device._process.wait()
+    with pytest.raises(DeviceLostError):
+        device.measure(candidates["nearly"], False)
+    # With its reference outputs.
+    assert 0 < device.measure(candidates["nearly"], False).error < 1e-6
+
+
+def test_nothing_is_left_behind(candidates):
+    device = PipeDevice("here", [str(measurer(HOST))], QUICK)
+    device.measure(candidates["double"], True)
+    pid = device._process.pid
+    device.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_it_ends_with_its_parent(candidates, tmp_path):
+    """A tuner that is killed leaves no measuring program."""
+    code = (
+        "import subprocess, sys, time\n"
+        f"p = subprocess.Popen([{str(measurer(HOST))!r}], stdin=subprocess.PIPE)\n"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it still runs")
+
+
+class Weather:
+    """A device whose canary is slow at times."""
+
+    name = "weather"
+
+    def __init__(self, canaries):
+        self.canaries = list(canaries)
+        self.calls = 0
+
+    def measure(self, candidate, reference):
+        self.calls += 1
+        canary = self.canaries.pop(0)
+        return Measurement((1e-3 * canary,), 0.0, (canary, canary))
+
+    def close(self):
+        pass
+
+
+def test_a_disturbed_measurement_is_repeated(candidates):
+    weather = Weather([1.0, 1.5, 1.02, 1.0])
+    device = SteadyDevice(weather)
+    device.measure(candidates["double"], True)
+    assert device.measure(candidates["double"], False).best == 1e-3 * 1.02
+    assert weather.calls == 3
+    assert device.disturbed == 0
+
+
+def test_bad_weather_ends(candidates):
+    device = SteadyDevice(Weather([1.0, *[2.0] * 10]))
+    device.measure(candidates["double"], True)
+    assert device.measure(candidates["double"], False).best == 2e-3
+    assert device.disturbed == 1
+
+
+@pytest.mark.parametrize("target", ["arm_cortex_a72", "arm_cortex_a7", "riscv_spacemit_x60"])
+def test_emulated_times_are_counts(target, tmp_path):
+    target = load_target(target)
+    module = optimize(import_model(small_network(tmp_path / "small.onnx")).module, target)
+    task = extract(module, target)[0]
+    first, last = (
+        build(Request(task.as_json(), task.n_inputs, target, task.space.rows[i])) for i in (0, -1)
+    )
+    device = EmulatedDevice(target, dataclasses.replace(QUICK, threads=1))
+    try:
+        found = device.measure(first, True)
+        assert found.error == 0
+        assert found.seconds == device.measure(first, True).seconds  # counts repeat
+        assert device.measure(last, False).error < 1e-5
+    finally:
+        device.close()
+
+
+def test_inputs_arrive_in_the_order_of_the_schedule(tmp_path):
+    """On AArch64 weights are rearranged: the same values must reach the same products."""
+    target = load_target("arm_cortex_a72")
+    module = optimize(import_model(DIGITS).module, target)
+    tasks = [t for t in extract(module, target) if t.template == "conv2d"][:4]
+    device = EmulatedDevice(target, dataclasses.replace(QUICK, threads=1))
+    try:
+        for task in tasks:
+            rows = [task.space.rows[0], task.space.rows[len(task.space.rows) // 2]]
+            for i, row in enumerate(rows):
+                built = build(Request(task.as_json(), task.n_inputs, target, row))
+                assert device.measure(built, i == 0).error < 1e-5
+    finally:
+        device.close()
+
+
+def test_no_emulator_for_a_target():
+    with pytest.raises(EdgeccError, match="nothing emulates"):
+        EmulatedDevice(load_target("x86_64_v4"), QUICK)
+
+
+def test_best_is_the_lower_quartile():
+    assert Measurement(tuple(np.arange(8.0)), 0.0).best == 2.0
