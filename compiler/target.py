@@ -99,6 +99,7 @@ class Target:
     linker_cpu: str  # zig -mcpu for the C runtime
     emulator: Emulator | None
     estimate: LatencyFit | None = None  # None: nobody has fitted this CPU
+    in_order: bool = False  # waits for a load where its value is used too soon
 
     @property
     def has_known_vector_length(self) -> bool:
@@ -109,6 +110,15 @@ class Target:
         if self.arch == "riscv64" and self.cpu.startswith("generic"):
             return False
         return self.vector.bits > 0
+
+    @property
+    def groups_loads(self) -> bool:
+        """Whether one instruction should load up to four neighbouring vectors.
+
+        AArch64 has such instructions. In-order cores do better with single loads, spread out well
+        ahead of their use.
+        """
+        return self.arch == "aarch64" and not self.in_order
 
     def flops_per_cycle(self, dtype_bits: int = 32) -> float:
         """Multiply-accumulate peak of one core, 2 operations an FMA lane."""

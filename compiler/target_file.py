@@ -129,6 +129,7 @@ _SCHEMA: Schema = {
     "abi": _maybe_empty_text,
     "cores": _integer(1, 1024),
     "frequency_ghz": _positive,
+    "in_order": _boolean,
     "vector": {
         "bits": _vector_bits,
         "registers": _integer(1, 256),
@@ -154,7 +155,7 @@ _SCHEMA: Schema = {
         "source": _text,
     },
 }
-_OPTIONAL = ("emulator", "estimate")
+_OPTIONAL = ("emulator", "estimate", "in_order")
 
 
 def names() -> list[str]:

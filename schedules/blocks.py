@@ -9,7 +9,7 @@ from typing import TypeAlias
 from tvm import s_tir, tirx
 
 from compiler.passes.packed_ops import ANCHOR
-from schedules.tiles import GROUPED_STEPS
+from schedules.tiles import GROUPED_STEPS, RegisterTile
 
 Schedule: TypeAlias = s_tir.Schedule
 Block: TypeAlias = s_tir.schedule.SBlockRV
@@ -85,11 +85,21 @@ def load_rows_as_vectors(sch: Schedule, anchor: Block, outer: Loop, inner: Loop)
     Worth it where multiply-adds can take one lane of a vector as their scalar.
     """
     rows = sch.cache_read(anchor, 0, "local")
+    around = len(sch.get_loops(anchor)) - len(_inside(sch, anchor, outer))
     sch.compute_at(rows, outer, preserve_unit_loops=True)
-    *_, row, lane = sch.get_loops(rows)
+    *loops, lane = sch.get_loops(rows)[around:]
     sch.vectorize(lane)
-    sch.unroll(row)
-    sch.unroll(inner)
+    for loop in (*loops, inner):
+        # Rows of tiles are as many as a tile happens to touch where it does not divide them.
+        if isinstance(sch.get(loop).extent, tirx.IntImm):
+            sch.unroll(loop)
+
+
+def _inside(sch: Schedule, block: Block, outer: Loop) -> list[Loop]:
+    """The loops around a block that lie inside of one of them."""
+    loops = sch.get_loops(block)
+    position = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(outer)))
+    return loops[position + 1 :]
 
 
 def load_weights_as_groups(
@@ -114,6 +124,29 @@ def load_weights_as_groups(
     if extent(sch, outer) == 2:
         sch.unroll(outer)
     return outer
+
+
+def load_neighbours(
+    sch: Schedule, anchor: Block, depth: Loop, vectors: int, tile: RegisterTile, inner: list[Loop]
+) -> None:
+    """Load all columns' weights of one or more steps of the reduction before they are used.
+
+        before:  for k, row, column, lane:         acc += x * w[k, column, lane]
+        after:   for k / s:
+                   group[s, column, lane] = w[...]
+                   for k % s, row, column, lane:   acc += x * group[k % s, column, lane]
+
+    Worth it where weights lie in the order of their use: code generation finds loads that follow
+    each other and makes groups of them (``codegen/load_groups.py``).
+    """
+    outer, step = sch.split(depth, [None, max(1, vectors // tile.columns)])
+    sch.reorder(outer, step, *inner)
+    group = sch.cache_read(anchor, 1, "local")
+    sch.compute_at(group, outer, preserve_unit_loops=True)
+    *_, steps, column, lane = sch.get_loops(group)
+    sch.vectorize(lane)
+    for loop in (steps, column, step, outer):
+        sch.unroll(loop)
 
 
 def schedule_stage(sch: Schedule, block: Block) -> None:

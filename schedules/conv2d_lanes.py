@@ -27,13 +27,23 @@ from schedules.blocks import (
     Loop,
     extent,
     iterations,
+    load_neighbours,
     partition_tail,
     spread,
 )
 from schedules.choices import Chooser
 from schedules.constants import rearrange_constant
-from schedules.lanes import Blocking, Problem, choose_blocking, promising_blockings
+from schedules.lanes import (
+    Blocking,
+    Problem,
+    choose_blocking,
+    promising_blockings,
+    weights_of_one_load,
+)
 from schedules.tiles import parallel_grain
+
+# Steps of a 1x1 convolution's outer reduction that one round of its loop makes.
+DEPTHS_UNROLLED = (4, 2, 3)
 
 
 def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Chooser) -> str:
@@ -41,7 +51,9 @@ def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Ch
     problem = describe(sch, anchored)
     blocking = choose(sch, choose_blocking(target, problem), promising_blockings(target, problem))
     tile, passes = blocking.tile, problem.channels // blocking.depth
-    _rearrange_weights(sch, anchored, problem, blocking)
+    together = 0
+    if _rearrange_weights(sch, anchored, problem, blocking):
+        together = weights_of_one_load(target, problem, tile)
     macs = iterations(sch, anchored.anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = problem.height == 1
@@ -60,7 +72,7 @@ def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Ch
         rolled = sums
         sch.compute_at(rolled, oc_tile, preserve_unit_loops=True)
     partition_tail(sch, ow_outer)
-    first = _unroll_tile(sch, target, rolled, problem, blocking)
+    first = _unroll_tile(sch, target, rolled, problem, blocking, together)
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
@@ -110,11 +122,11 @@ def describe(sch: s_tir.Schedule, anchored: Anchored) -> Problem:
 
 def _rearrange_weights(
     sch: s_tir.Schedule, anchored: Anchored, problem: Problem, blocking: Blocking
-) -> None:
+) -> bool:
     """[OCb, IC, KH, KW, ci, c] -> [chunk, depth block, tile, ic, KH, KW, ci, column, c]."""
     columns = blocking.tile.columns
     factors = {0: [blocking.chunk // columns, columns], 1: [blocking.depth]}
-    rearrange_constant(sch, anchored.anchor, 1, factors, [0, 3, 1, 4, 5, 6, 7, 2, 8])
+    return rearrange_constant(sch, anchored.anchor, 1, factors, [0, 3, 1, 4, 5, 6, 7, 2, 8])
 
 
 def _accumulate_in_memory(
@@ -142,16 +154,25 @@ def _accumulate_in_memory(
 
 
 def _unroll_tile(
-    sch: s_tir.Schedule, target: Target, rolled: Block, problem: Problem, blocking: Blocking
+    sch: s_tir.Schedule,
+    target: Target,
+    rolled: Block,
+    problem: Problem,
+    blocking: Blocking,
+    together: int,
 ) -> Loop:
     """Order and unroll the loops of a tile; returns the outermost reducing one."""
     *_, c, _h, w, k, ic, kh, kw, step = sch.get_loops(rolled)
     shares = problem.shares(blocking.tile, target.vector.registers)
     several = [kh, kw] if problem.kernel_height * problem.kernel_width > 1 else []
     unrolled: list[Loop] = []
-    if not several and extent(sch, ic) % 2 == 0:
-        ic, half = sch.split(ic, [None, 2])
-        unrolled = [half]
+    if not several:
+        # One round of all would make the weights invariant, and hoisted to be spilled.
+        depth = extent(sch, ic)
+        choices = DEPTHS_UNROLLED if together and not problem.plain else (2,)
+        parts = next((p for p in choices if depth % p == 0 and depth > p), 1)
+        ic, part = sch.split(ic, [None, parts])
+        unrolled = [part]
     sch.reorder(ic, *unrolled, kh, kw, step, w, c, k)
     if problem.plain or problem.lanes > 1:
         inputs = sch.cache_read(rolled, 0, "local")
@@ -164,6 +185,9 @@ def _unroll_tile(
             sch.unroll(pixel)
         if shares:
             unrolled.append(kw)
+    if together:
+        load_neighbours(sch, rolled, step, together, blocking.tile, [w, c, k])
+    elif problem.plain or problem.lanes > 1:
         unrolled.append(step)
     for loop in unrolled:
         sch.unroll(loop)

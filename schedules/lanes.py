@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 from compiler.target import LatencyFit, Target
 from schedules.choices import nearby
-from schedules.tiles import RegisterTile, even_block, parallel_grain, split_for_cores
+from schedules.tiles import (
+    MOST_TOGETHER,
+    RegisterTile,
+    even_block,
+    parallel_grain,
+    split_for_cores,
+    weights_together,
+)
 
 MAX_ROWS = 16
 MAX_COLUMNS = 6
@@ -71,6 +78,10 @@ class Problem:
         """Neighbouring pixels of one line that a tile reads."""
         return (rows - 1) * self.stride + (self.kernel_width - 1) * self.dilation + 1
 
+    def input_vectors(self, tile: RegisterTile, lanes: int) -> int:
+        """Registers for the inputs of a tile, in the form that needs the fewest."""
+        return math.ceil(self.span(tile.rows) / lanes) if self.plain else tile.rows
+
     def shares(self, tile: RegisterTile, registers: int) -> bool:
         """Whether the taps of a kernel row use one set of loaded pixels."""
         if self.plain:
@@ -82,6 +93,16 @@ class Problem:
             and self.span(tile.rows) < tile.rows * self.kernel_width
             and (vectors <= registers)
         )
+
+
+def weights_of_one_load(target: Target, problem: Problem, tile: RegisterTile) -> int:
+    """Vectors of weights that one instruction loads beside a tile, 3 or 4; 0 where none fit."""
+    if problem.channels == 1:
+        return 0  # LLVM hoists the weights out of the loop over tiles, and spills what is left
+    inputs = problem.input_vectors(tile, target.vector.lanes())
+    if problem.shares(tile, target.vector.registers) and not problem.plain:
+        inputs = problem.span(tile.rows)
+    return weights_together(target, tile, inputs, problem.lanes)
 
 
 @dataclass(frozen=True)
@@ -128,10 +149,8 @@ def _candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
 
 
 def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
-    """Accumulators, one step's weights, and the inputs in the form that needs the fewest."""
-    inputs = tile.rows
-    if problem.plain:
-        inputs = math.ceil(problem.span(tile.rows) / target.vector.lanes())
+    """Accumulators, one step's weights and inputs."""
+    inputs = problem.input_vectors(tile, target.vector.lanes())
     return tile.columns * (tile.rows + 1) + inputs
 
 
@@ -201,6 +220,7 @@ def _tile_cycles(
     shares: bool,
 ) -> float:
     columns, lanes = blocking.tile.columns, target.vector.lanes()
+    most = MOST_TOGETHER if target.groups_loads else 2
     taps = problem.kernel_width
     steps = taps * problem.lanes
     if problem.plain:
@@ -208,10 +228,11 @@ def _tile_cycles(
     elif problem.lanes == 1:
         loads = rows * taps
     elif shares:
-        loads = math.ceil(problem.span(rows) / 2)
+        loads = math.ceil(problem.span(rows) / most)
     else:
-        loads = taps * (math.ceil(rows / 2) if problem.stride == 1 else rows)
-    step = steps * rows * columns + math.ceil(steps * columns / 2) + loads + 1.5
+        loads = taps * (math.ceil(rows / most) if problem.stride == 1 else rows)
+    together = weights_of_one_load(target, problem, blocking.tile) or 2
+    step = steps * rows * columns + math.ceil(steps * columns / together) + loads + 2
     passes = problem.channels // blocking.depth
     lines = problem.channels * problem.kernel_height
     around: float = rows * columns * (2 + problem.epilogue) + TILE_OVERHEAD
@@ -239,7 +260,10 @@ def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float
     stretch = problem.span(tile.rows) * problem.lanes * 4
     tile_input = blocking.depth * problem.kernel_height * (stretch + 0.75 * line)
     ways = max(caches.l1d_ways, 2)
-    stays = panel <= caches.l1d * (ways - 1) / ways and panel + 2 * tile_input <= 0.9 * caches.l1d
+    stays = (
+        panel <= caches.l1d * (ways - 1) / ways
+        and panel + (1 + 2 / ways) * tile_input <= 0.9 * caches.l1d
+    )
     window = problem.input_bytes / (problem.height * problem.batch) * problem.kernel_height
     again = 1.0
     if problem.height > 1 and window + panel > 0.75 * caches.l1d:
@@ -255,13 +279,18 @@ def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float
     if _collide(target, blocking.chunk, plane * problem.vector_bytes):
         sums *= _straddling(tile.rows * problem.vector_bytes, line)
 
-    l2 = caches.l2 or caches.l1d
     beyond = inputs + weights + outputs
-    if problem.input_bytes > l2 // 2:
-        beyond += inputs * (chunks / row_blocks - 1 if row_blocks < chunks else 0)
-    if weights * line > l2 // 2:
-        beyond += weights * (row_blocks - 1)
+    part, chunk = inputs / row_blocks, weights / chunks
+    again = _pushed_out(target, part + chunk + outputs / (row_blocks * chunks))
+    beyond += inputs * (chunks - 1) * again
+    beyond += weights * (row_blocks - 1) * _pushed_out(target, weights + part)
     return reads + sums, beyond
+
+
+def _pushed_out(target: Target, lines: float) -> float:
+    """What part of so many lines, used in turns, leaves L2 before the next turn."""
+    fill = lines * target.caches.line / (target.caches.l2 or target.caches.l1d)
+    return min(1.0, max(0.0, (fill - 0.75) / 0.75))
 
 
 def _straddling(nbytes: float, line: int) -> float:

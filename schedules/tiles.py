@@ -18,6 +18,8 @@ FMAS_TAKE_LANES = ("aarch64", "arm")
 WORTH_WAKING_SECONDS = 10e-6
 # Steps of the reduction whose weights RVV loads at once: a group of as many registers.
 GROUPED_STEPS = 4
+# Vectors that one instruction loads where they lie together.
+MOST_TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,23 @@ def loads_weights_as_groups(target: Target, depth: int) -> bool:
     """
     groups = target.arch == "riscv64" and target.has_known_vector_length
     return groups and depth % GROUPED_STEPS == 0
+
+
+def weights_together(target: Target, tile: RegisterTile, inputs: int, steps: int) -> int:
+    """Vectors of weights that one instruction loads beside a tile, 3 or 4; 0 where none fit.
+
+    Args:
+        inputs: registers that hold inputs.
+        steps: of the reduction, whose weights [steps, columns] lie together.
+    """
+    if not target.groups_loads:
+        return 0
+    free = target.vector.registers - tile.rows * tile.columns - inputs
+    for vectors in (MOST_TOGETHER, MOST_TOGETHER - 1):
+        rows, rest = divmod(vectors, tile.columns)
+        if vectors <= free and (tile.columns % vectors == 0 or (rest == 0 and steps % rows == 0)):
+            return vectors
+    return 0
 
 
 def _tiles(target: Target, total: int, size: int) -> list[tuple[int, float]]:

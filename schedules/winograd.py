@@ -35,6 +35,7 @@ from schedules.blocks import (
     Schedule,
     extent,
     iterations,
+    load_neighbours,
     load_rows_as_vectors,
     load_weights_as_groups,
     partition_tail,
@@ -50,6 +51,7 @@ from schedules.tiles import (
     divisors,
     loads_weights_as_groups,
     parallel_grain,
+    weights_together,
 )
 
 PRODUCTS = "winograd_products"
@@ -248,10 +250,12 @@ def _schedule(
     worth_sharing: bool,
 ) -> None:
     in_groups = loads_weights_as_groups(target, problem.lanes)
+    in_order = False
     if problem.out_vectors % decision.tile.columns == 0 and not in_groups:
         # [points, OCb, ICb, ci, c] -> [points, OCb/columns, ICb, ci, columns, c]: one stream.
         factors = {1: [decision.tile.columns]}
-        rearrange_constant(sch, sch.get_sblock(PRODUCTS), 1, factors, [0, 1, 3, 4, 2, 5])
+        order = [0, 1, 3, 4, 2, 5]
+        in_order = rearrange_constant(sch, sch.get_sblock(PRODUCTS), 1, factors, order)
     n, block, group = _tile_output(sch, target, problem, decision, output)
     name = _split_products(sch, problem.tiles(decision.rows))
     sch.compute_at(sch.get_sblock(f"{name}_local"), group, preserve_unit_loops=True)
@@ -260,7 +264,7 @@ def _schedule(
     for stage in ("winograd_input", f"{name}_local"):
         # The points of one tile are one line apart modulo a page: all in different sets of L1.
         sch.storage_align(sch.get_sblock(stage), 0, 1, PAGE // 4, target.caches.line // 4)
-    channels = _tile_products(sch, target, decision, name)
+    channels = _tile_products(sch, target, decision, name, in_order)
     vectors = _tile_input(sch, target, problem)
     if worth_sharing:
         for loops in [[n, block]] if decision.by_block else [[vectors], [group]]:
@@ -334,7 +338,9 @@ def _split_products(sch: Schedule, tiles: int) -> str:
     return name
 
 
-def _tile_products(sch: Schedule, target: Target, decision: Decision, name: str) -> Loop:
+def _tile_products(
+    sch: Schedule, target: Target, decision: Decision, name: str, in_order: bool
+) -> Loop:
     copy, products = sch.get_sblock(f"{name}_local"), sch.get_sblock(name)
     e, f, n, vector, block, tile, lane = sch.get_loops(copy)[-7:]
     column_tile, column = sch.split(vector, [None, decision.tile.columns])
@@ -348,8 +354,15 @@ def _tile_products(sch: Schedule, target: Target, decision: Decision, name: str)
     *_, column, _, row, lane, outer, inner = sch.get_loops(products)
     sch.reorder(outer, inner, row, column, lane)
     if target.arch in FMAS_TAKE_LANES and extent(sch, inner) > 1:
-        load_rows_as_vectors(sch, products, outer, inner)
-    if loads_weights_as_groups(target, extent(sch, inner)):
+        part = outer
+        if target.groups_loads and extent(sch, outer) % 4 == 0:
+            outer, part = sch.split(outer, [None, 2])
+            sch.unroll(part)
+        load_rows_as_vectors(sch, products, part, inner)
+        together = weights_together(target, decision.tile, decision.tile.rows, extent(sch, inner))
+        if together and in_order:
+            load_neighbours(sch, products, inner, together, decision.tile, [row, column, lane])
+    elif loads_weights_as_groups(target, extent(sch, inner)):
         load_weights_as_groups(sch, products, inner, column, [row, lane])
     for loop in (column, row):
         sch.unroll(loop)

@@ -10,10 +10,6 @@ several threads. So the optimised LLVM IR is printed, given the attributes, and 
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
-
-import tvm
 
 from compiler.target import Target
 
@@ -37,18 +33,14 @@ def attributes(target: Target) -> str:
     return "optsize minsize" if target.arch == "arm" and target.vector.bits else ""
 
 
-def with_attributes(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module:
-    """An LLVM module with the target's attributes on every function that it defines."""
+def with_attributes(text: str, target: Target) -> str:
+    """LLVM IR with the target's attributes on every function that it defines."""
     added = attributes(target)
     if not added:
-        return module
-    text = re.sub(
+        return text
+    return re.sub(
         r'^(attributes #\d+ = \{.*?)("target-cpu"=)',
         rf"\g<1>{added} \g<2>",
-        module.inspect_source("ll"),
+        text,
         flags=re.MULTILINE,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels.ll"
-        path.write_text(text, encoding="utf-8")
-        return tvm.get_global_func("ffi.Module.load_from_file.ll")(str(path), "ll")

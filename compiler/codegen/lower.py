@@ -19,6 +19,7 @@ from tvm import s_tir, tirx
 from compiler.codegen.extrema import UseIeeeExtrema
 from compiler.codegen.function_attributes import with_attributes
 from compiler.codegen.index_casts import NarrowIndexCasts
+from compiler.codegen.load_groups import group_loads
 from compiler.codegen.partition_hints import RenewPartitionHints
 from compiler.codegen.strided_loads import ShuffleStridedLoads
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
@@ -90,7 +91,21 @@ def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tv
         # At level 3 whole windows are unrolled, and their registers spilled.
         config["opt-level"] = 2
     built = tvm.get_global_func("target.build.llvm")(module, tvm.target.Target(config))
-    return with_attributes(built, target)
+    return _rewritten(built, target)
+
+
+def _rewritten(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module:
+    """An LLVM module with what only the printed, optimised IR can be told."""
+    text = module.inspect_source("ll")
+    changed = with_attributes(text, target)
+    if target.groups_loads:
+        changed = group_loads(changed)
+    if changed == text:
+        return module
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.ll"
+        path.write_text(changed, encoding="utf-8")
+        return tvm.get_global_func("ffi.Module.load_from_file.ll")(str(path), "ll")
 
 
 def _loop_level_target(target: Target) -> tvm.target.Target:

@@ -23,6 +23,7 @@ from compiler.codegen.graph import read_graph
 from compiler.frontend import import_model
 from compiler.passes import optimize
 from compiler.target import Target, load_target
+from schedules.constants import CONSTANT_INPUTS
 from tests import kernels
 from tests.schedules.inner_loops import InnerLoop, inner_loops
 
@@ -69,9 +70,14 @@ class Case:
             onnx.save(self.model(), Path(folder) / "model.onnx")
             module = optimize(import_model(Path(folder) / "model.onnx").module, target)
         found = []
-        for call in read_graph(module).calls:
-            if work.multiply_accumulates(module[call.function]):
-                scheduled, _ = schedules.apply(module[call.function], target)
+        graph = read_graph(module)
+        for call in graph.calls:
+            func = module[call.function]
+            if work.multiply_accumulates(func):
+                constants = [
+                    i for i, b in enumerate(call.inputs) if graph.buffers[b].constant is not None
+                ]
+                scheduled, _ = schedules.apply(func.with_attr(CONSTANT_INPUTS, constants), target)
                 found += inner_loops(kernels.assembly(scheduled, target), target.arch)
         return found
 

@@ -88,7 +88,7 @@ def test_depth_is_cut_where_misses_cost_more_than_instructions(tmp_path):
 
 
 def test_weights_are_read_in_order(tmp_path):
-    """Rearranged weights hold the same values, with each tile's columns side by side."""
+    """Rearranged weights hold the same values, in the order in which tiles use them."""
     target = load_target("arm_cortex_a72")
     func, _ = schedules.apply(last_function(DEEP, target, tmp_path), target)
     ((position, wanted),) = rearrangements(func).items()
@@ -96,7 +96,7 @@ def test_weights_are_read_in_order(tmp_path):
     moved = wanted.apply(values)
     assert sorted(moved.reshape(-1)) == sorted(values)
     assert list(func.params[position].ty.shape) == list(moved.shape)
-    assert moved.shape[-2] > 1
+    assert moved.shape[-3:-1] == (4, 1) or moved.shape[-2] > 1
     assert moved.shape[-1] == 4
 
 

@@ -1,0 +1,189 @@
+"""AArch64's loads of three or four vectors at once, which LLVM does not choose by itself.
+
+``ld1`` fills up to four registers with what lies together. In the optimised LLVM IR it replaces
+loads that follow each other, in the code and in memory, of vectors that only multiply single lanes
+or are used lane by lane: the weights and pixels of a convolution.
+
+    before:  %0 = load <4 x float>, ptr %p
+             %1 = getelementptr i8, ptr %p, i64 16
+             %2 = load <4 x float>, ptr %1
+             ...
+    after:   call void @llvm.codeview.annotation(...)
+             %g = call { 4 x <4 x float> } @llvm.aarch64.neon.ld1x4.v4f32.p0(ptr %p)
+             %g.0 = extractvalue %g, 0
+             ...
+
+The annotation becomes a label without code. It ends a region of LLVM's scheduler, which would
+otherwise move all groups of a block to its start, where there are no registers for them.
+
+Groups whose addresses have one base are chained: each takes its address from the one before, so
+that ``ld1`` increments it on the way. An empty piece of assembly hides the sum from LLVM, which
+would fold it with the next one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+LANES = 4
+VECTOR_BYTES = 16
+
+_NAME = re.compile(r"%[\w.$-]+")
+_LOAD = re.compile(rf"^ +(%\S+) = load <{LANES} x float>, ptr (%[^\s,]+),")
+_OFFSET = re.compile(
+    r"^ +(%\S+) = getelementptr (?:inbounds )?(?:nuw )?i8, ptr (%[^\s,]+), i64 (-?\d+)"
+)
+_INDEXED = re.compile(r"^ +(%\S+) = getelementptr (?:inbounds )?(?:nuw )?(.*?)(?:, !.*)?$")
+# What may stand between loads of a group: nothing of it writes to memory.
+_ADDRESS = re.compile(r"^ +(?:%\S+ = (?:getelementptr|shl|mul|add|or) |#dbg_)")
+_SPLAT = re.compile(
+    r"(%\S+) = shufflevector <\d+ x float> (%\S+), <\d+ x float> poison, "
+    r"<4 x i32> (?:zeroinitializer|<i32 (\d+), i32 \3, i32 \3, i32 \3>)"
+)
+_MULTIPLY = re.compile(r"@llvm\.fmuladd\.v4f32\(<4 x float> (%\S+), <4 x float> (%\S+), ")
+_LABEL = re.compile(r"^\S+:")
+_NOTE = '!{!"group"}'
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A load of a vector, from an offset to a base."""
+
+    result: str
+    address: str
+    base: str
+    offset: int
+
+
+def group_loads(text: str) -> str:
+    """LLVM IR in which one instruction loads three or four vectors wherever it can."""
+    parts = re.split(r"^(?=define )|(?<=^}$)", text, flags=re.MULTILINE)
+    sizes: set[int] = set()
+    changed = [_Function(p, sizes).text() if p.startswith("define ") else p for p in parts]
+    return "".join([*changed, *_declarations(sizes)]) if sizes else text
+
+
+class _Function:
+    """One function's lines, rewritten."""
+
+    def __init__(self, text: str, sizes: set[int]) -> None:
+        self._source = text.split("\n")
+        self._sizes = sizes
+        self._lines: list[str] = []
+        self._renamed: dict[str, str] = {}
+        # Of each address: what it is computed from, and the constant added to that.
+        self._offsets: dict[str, tuple[str, int]] = {}
+        # By base: the address behind the last group, and its offset.
+        self._chains: dict[str, tuple[str, int]] = {}
+        self._groups = 0
+        self._factors = _factors(self._source)
+
+    def text(self) -> str:
+        """The function with its groups."""
+        run: list[_Load] = []
+        for line in self._source:
+            self._note_address(line)
+            load = self._read(line)
+            if load is not None and load.result in self._factors:
+                if run and (load.base, load.offset) != (
+                    run[-1].base,
+                    run[-1].offset + VECTOR_BYTES,
+                ):
+                    run = self._close(run)
+                run.append(load)
+            elif run and not _ADDRESS.match(line):
+                run = self._close(run)
+            if _LABEL.match(line):
+                self._chains.clear()
+            self._lines.append(line)
+        return "\n".join(_NAME.sub(lambda m: self._renamed.get(m[0], m[0]), x) for x in self._lines)
+
+    def _note_address(self, line: str) -> None:
+        if place := _OFFSET.match(line):
+            base, offset = self._place(place[2])
+            self._offsets[place[1]] = (base, offset + int(place[3]))
+        elif address := _INDEXED.match(line):
+            # LLVM may compute the same address twice.
+            self._offsets[address[1]] = (address[2], 0)
+
+    def _place(self, address: str) -> tuple[str, int]:
+        return self._offsets.get(address, (address, 0))
+
+    def _read(self, line: str) -> _Load | None:
+        match = _LOAD.match(line)
+        return _Load(match[1], match[2], *self._place(match[2])) if match else None
+
+    def _close(self, run: list[_Load]) -> list[_Load]:
+        """Replace the loads of a run by groups; returns an empty run."""
+        sizes = _sizes(len(run))
+        grouped = run[: sum(sizes)]
+        gone = tuple(f"  {load.result} = load " for load in grouped)
+        if gone:
+            self._lines = [line for line in self._lines if not line.startswith(gone)]
+        for size in sizes:
+            members, grouped = grouped[:size], grouped[size:]
+            group = self._write_group(members[0], size)
+            self._renamed |= {load.result: f"{group}.{i}" for i, load in enumerate(members)}
+        return []
+
+    def _write_group(self, first: _Load, size: int) -> str:
+        """Load a group; returns the name before the numbers of its members."""
+        group, address = f"%group{self._groups}", first.address
+        self._groups += 1
+        self._sizes.add(size)
+        if first.base in self._chains:
+            address, reached = self._chains[first.base]
+            if first.offset != reached:
+                self._lines += _hidden_sum(f"{group}.at", address, first.offset - reached)
+                address = f"{group}.at"
+        self._lines += [
+            f"  call void @llvm.codeview.annotation(metadata {_NOTE})",
+            f"  {group} = call {_struct(size)} @{_name(size)}(ptr {address})",
+            *(f"  {group}.{i} = extractvalue {_struct(size)} {group}, {i}" for i in range(size)),
+            *_hidden_sum(f"{group}.next", address, size * VECTOR_BYTES),
+        ]
+        self._chains[first.base] = (f"{group}.next", first.offset + size * VECTOR_BYTES)
+        return group
+
+
+def _factors(lines: list[str]) -> set[str]:
+    """Names of vectors used for nothing but products of a vector and one lane of another."""
+    code = [line for line in lines if "#dbg_" not in line]
+    uses = Counter(name for line in code for name in _NAME.findall(line))
+    splats = {match[1]: match[2] for line in code if (match := _SPLAT.search(line))}
+    factors = Counter(splats.values())
+    for line in code:
+        if match := _MULTIPLY.search(line):
+            left, right = match.groups()
+            factors.update([left] if right in splats else [right] if left in splats else [])
+    return {name for name, count in factors.items() if uses[name] == count + 1}
+
+
+def _sizes(vectors: int) -> list[int]:
+    """How many of so many neighbouring vectors each group takes; one or two may be left over."""
+    threes = min(-vectors % 4, vectors // 3)
+    return [4] * ((vectors - 3 * threes) // 4) + [3] * threes
+
+
+def _hidden_sum(result: str, address: str, offset: int) -> list[str]:
+    return [
+        f"  {result}.sum = getelementptr i8, ptr {address}, i64 {offset}",
+        f'  {result} = call ptr asm "", "=r,0"(ptr {result}.sum)',
+    ]
+
+
+def _declarations(sizes: set[int]) -> list[str]:
+    return [
+        "\ndeclare void @llvm.codeview.annotation(metadata)\n",
+        *(f"declare {_struct(size)} @{_name(size)}(ptr)\n" for size in sorted(sizes)),
+    ]
+
+
+def _struct(size: int) -> str:
+    return "{ " + ", ".join([f"<{LANES} x float>"] * size) + " }"
+
+
+def _name(size: int) -> str:
+    return f"llvm.aarch64.neon.ld1x{size}.v4f32.p0"
