@@ -86,14 +86,27 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     for stage in anchored.stages:
         schedule_stage(sch, stage)
     if target.arch == "aarch64" and PHASES not in sch.get(anchored.anchor).annotations:
-        return {
-            "template": "conv2d",
-            "decision": conv2d_lanes.schedule(sch, target, anchored, choose),
-        }
-    space = _Space.of(sch, target, anchored)
+        decision = conv2d_lanes.schedule(sch, target, anchored, choose)
+        return {"template": "conv2d", "decision": decision}
+    return {"template": "conv2d", "decision": schedule(sch, target, anchored, choose)}
+
+
+def schedule(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    choose: Chooser,
+    together: bool = False,
+) -> str:
+    """Schedule an anchor of ``packed_ops.conv2d``; returns the decision.
+
+    Args:
+        together: each part of a batch is one task, which computes more than this convolution.
+    """
+    space = replace(_Space.of(sch, target, anchored), together=together)
     decision = choose(sch, space.default(), space.decisions())
-    _tile(sch, target, anchored, decision)
-    return {"template": "conv2d", "decision": str(decision)}
+    _tile(sch, target, anchored, decision, together)
+    return str(decision)
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,7 @@ class _Space:
         batch, height, blocks: of the result; height 1 for one long row of pixels.
         chunks: blocks of input channels.
         input_bytes: activations that are read.
+        together: the parts of the batch are the tasks, and what they read lies in the cache.
     """
 
     target: Target
@@ -114,6 +128,7 @@ class _Space:
     blocks: int
     chunks: int
     input_bytes: int
+    together: bool = False
 
     @staticmethod
     def of(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> _Space:
@@ -181,6 +196,8 @@ class _Space:
         return divisors(self.tiling.rows // tile.rows)
 
     def _block(self, tile: RegisterTile, rows: int) -> int:
+        if self.together:
+            return rows
         column_tiles = math.ceil(self.blocks / tile.columns)
         weights = self.tiling.depth * self.blocks * self.tiling.width * 4
         block = choose_row_block(self.target, self.input_bytes // rows, rows, weights, column_tiles)
@@ -203,7 +220,13 @@ def _input_bytes(sch: s_tir.Schedule, anchored: Anchored, values: int) -> int:
     return min(math.prod(int(d) for d in shape), values) * 4
 
 
-def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Decision) -> None:
+def _tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    decision: Decision,
+    together: bool,
+) -> None:
     macs = iterations(sch, anchored.anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = extent(sch, oh) == 1
@@ -212,9 +235,9 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
     row_block, row = sch.split(ow_outer if one_row else oh, [None, decision.block])
     if one_row:
         ow_outer = row
-        sch.reorder(n, row_block, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
+        sch.reorder(row_block, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
     else:
-        sch.reorder(n, row_block, oc_outer, row, ow_outer, ow_inner, oc_inner, lane)
+        sch.reorder(row_block, oc_outer, row, ow_outer, ow_inner, oc_inner, lane)
     partition_tail(sch, ow_outer)
     if decision.depth:
         steps, passes = _sum_in_passes(sch, anchored.anchor, oc_outer, decision)
@@ -235,7 +258,8 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
     rows = [] if one_row or decision.depth else [row]
-    spread(sch, [n, row_block, oc_outer, *rows], macs, parallel_grain(target))
+    tasks = [n] if together else [n, row_block, oc_outer, *rows]
+    spread(sch, tasks, macs, parallel_grain(target))
     sch.decompose_reduction(steps, r_outer)
     if decision.depth:
         sch.decompose_reduction(anchored.anchor, passes)

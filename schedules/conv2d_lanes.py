@@ -16,6 +16,7 @@ Weights are rearranged so that this reads them from the first to the last byte.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from tvm import s_tir
 
@@ -46,9 +47,19 @@ from schedules.tiles import parallel_grain
 DEPTHS_UNROLLED = (4, 2, 3)
 
 
-def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Chooser) -> str:
-    """Schedule an anchor of ``packed_ops.conv2d``; returns the decision."""
-    problem = describe(sch, anchored)
+def schedule(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    choose: Chooser,
+    together: bool = False,
+) -> str:
+    """Schedule an anchor of ``packed_ops.conv2d``; returns the decision.
+
+    Args:
+        together: each part of a batch is one task, which computes more than this convolution.
+    """
+    problem = replace(describe(sch, anchored), together=together)
     blocking = choose(sch, choose_blocking(target, problem), promising_blockings(target, problem))
     tile, passes = blocking.tile, problem.channels // blocking.depth
     together = 0
@@ -64,7 +75,7 @@ def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Ch
         outer, ow_outer = [n, row_block, chunk, oh], row
     else:
         outer = [n, row_block, chunk, row]
-    sch.reorder(*outer, ow_outer, oc_tile, ow_inner, oc_inner, lane)
+    sch.reorder(*outer[1:], ow_outer, oc_tile, ow_inner, oc_inner, lane)
     sums = anchored.anchor
     if passes > 1:
         rolled, depth = _accumulate_in_memory(sch, sums, outer[-1], blocking)
@@ -76,7 +87,7 @@ def schedule(sch: s_tir.Schedule, target: Target, anchored: Anchored, choose: Ch
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
-    spread(sch, outer, macs, parallel_grain(target))
+    spread(sch, outer[:1] if together else outer, macs, parallel_grain(target))
     if passes > 1:
         start = sch.decompose_reduction(sums, depth)
         sch.vectorize(sch.get_loops(start)[-1])
@@ -95,7 +106,7 @@ def describe(sch: s_tir.Schedule, anchored: Anchored) -> Problem:
     shape = [int(d) for d in anchor.reads[0].source.ty.shape]
     # How far one step of oh, ow and kw moves in the input.
     axes = axes_of(sch, anchored.anchor)
-    down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (2, 3, 7))
+    down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (-7, -6, -2))
     groups = max(1, shape[1] * shape[4] // (channels * inner))
     touched = min(
         math.prod(shape), batch * height * width * channels * inner * kernel_height * kernel_width
@@ -138,7 +149,7 @@ def _accumulate_in_memory(
         the block that computes a tile's pass, and the loop over passes.
     """
     tile = blocking.tile
-    depth, _ = sch.split(sch.get_loops(sums)[5], [None, blocking.depth])
+    depth, _ = sch.split(sch.get_loops(sums)[-4], [None, blocking.depth])
     rolled = sch.rfactor(depth, 0)
     sch.compute_at(sums, task, preserve_unit_loops=True)
     *_, depth, n, c, h, w, k = sch.get_loops(sums)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir
 
-from compiler.codegen.vector_loops import CUT
+from compiler.codegen.vector_loops import BRANCH, CUT
 from compiler.target import Target
 from schedules.blocks import (
     Anchored,
@@ -174,20 +174,39 @@ def _tile(
 def _tile_without_copy(
     sch: s_tir.Schedule, target: Target, anchored: Anchored, rows: int, taps: list[int]
 ) -> None:
-    """Padding becomes a condition of each tap; rows and tiles at the borders get their own code."""
-    n, block, oh, ow, lane = sch.get_loops(anchored.output)
+    n, block, oh, *_ = sch.get_loops(anchored.output)
     work = iterations(sch, anchored.anchor)
+    height = extent(sch, oh)
+    tasks = sch.fuse(n, block)
+    if work >= parallel_grain(target) and extent(sch, tasks) > 1:
+        sch.parallel(tasks)
+    schedule_in_place(sch, target, anchored, rows, taps, height)
+
+
+def schedule_in_place(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    rows: int,
+    taps: list[int],
+    height: int,
+) -> None:
+    """Padding becomes a condition of each tap; rows and tiles at the borders get their own code.
+
+    Args:
+        height: rows of the whole result, of which the loops may be over a block.
+    """
     for stage in anchored.stages:
         if sch.get(stage).name_hint == "pad":
             sch.compute_inline(stage)
         else:
             schedule_stage(sch, stage)
+    *_, oh, ow, lane = sch.get_loops(anchored.output)
     ow_outer, ow_inner = sch.split(ow, [None, rows])
     if target.vector.bits:
         sch.vectorize(lane)
     else:
         sch.reorder(lane, ow_outer, ow_inner)
-    tasks = sch.fuse(n, block)
     sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
     *_, w, k, kh, kw = sch.get_loops(anchored.anchor)
     sch.reorder(kh, kw, w, k)
@@ -196,8 +215,9 @@ def _tile_without_copy(
         sch.unroll(loop)
     if target.arch == "aarch64" or taps[0] * taps[1] <= MAX_UNROLLED_TAPS:
         sch.unroll(kh)
-    for loop in (oh, ow_outer):
-        sch.annotate(loop, CUT, 1)
-    if work >= parallel_grain(target) and extent(sch, tasks) > 1:
-        sch.parallel(tasks)
+    if extent(sch, oh) < height:
+        sch.annotate(oh, BRANCH, height)
+    else:
+        sch.annotate(oh, CUT, 1)
+    sch.annotate(ow_outer, CUT, 1)
     sch.decompose_reduction(anchored.anchor, kh)

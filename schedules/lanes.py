@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.target import LatencyFit, Target
 from schedules.choices import nearby
@@ -49,6 +49,7 @@ class Problem:
         plain: neighbouring pixels lie together instead of channels.
         input_bytes, vector_bytes: of the activations; of one vector register.
         epilogue: instructions for each vector of the result.
+        together: the parts of the batch are the tasks, and no other sums but theirs are kept.
     """
 
     batch: int
@@ -67,6 +68,7 @@ class Problem:
     input_bytes: int
     vector_bytes: int
     epilogue: int
+    together: bool = False
 
     @property
     def macs(self) -> int:
@@ -155,7 +157,7 @@ def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
 
 
 def _depths(problem: Problem) -> list[int]:
-    if problem.height > 1:
+    if problem.height > 1 or problem.together:
         return [problem.channels]
     shortest = math.ceil(MIN_DEPTH_BLOCK / problem.lanes)
     return [d for d in range(shortest, problem.channels) if problem.channels % d == 0] + [
@@ -168,7 +170,7 @@ def _row_blocks(target: Target, problem: Problem, tile: RegisterTile, chunk: int
     if problem.height > 1:
         return [problem.height]
     rows = math.ceil(problem.width / tile.rows)
-    if problem.width % tile.rows:
+    if problem.width % tile.rows or problem.together:
         return [rows]
     tasks = problem.batch * problem.blocks // chunk
     return list({rows, even_block(rows, split_for_cores(target, rows, rows, tasks))})
@@ -181,7 +183,9 @@ def _cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
     l1, l2 = _misses(target, problem, blocking)
     # A fit that prices L1 misses at nothing could not tell them from L2 misses.
     cycles = work + (fit.cycles_per_l1d_miss or 4.0) * l1 + fit.cycles_per_l2_miss * l2
-    tasks = problem.batch * problem.blocks // blocking.chunk * _tasks_along_rows(problem, blocking)
+    tasks = problem.batch
+    if not problem.together:
+        tasks *= problem.blocks // blocking.chunk * _tasks_along_rows(problem, blocking)
     if problem.macs * target.vector.lanes() < parallel_grain(target):
         return cycles
     idle = math.ceil(tasks / target.cores) * target.cores / tasks - 1
@@ -244,6 +248,11 @@ def _tile_cycles(
 
 def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float, float]:
     """Lines that come into L1 and into L2."""
+    if problem.together and problem.batch > 1:
+        # Each part's input is there when its turn comes; weights are not.
+        part = replace(problem, batch=1, input_bytes=problem.input_bytes // problem.batch)
+        l1, l2 = _misses(target, part, blocking)
+        return l1 * problem.batch, l2 * problem.batch
     caches, tile = target.caches, blocking.tile
     line = caches.line
     taps = problem.kernel_height * problem.kernel_width

@@ -10,6 +10,7 @@ from compiler.target import Target
 from schedules import (
     conv2d,
     depthwise,
+    depthwise_pointwise,
     elementwise,
     generic,
     matmul,
@@ -26,6 +27,7 @@ from schedules.choices import Chooser, UnknownDecisionError, take_default
 Template = Callable[[s_tir.Schedule, Target, Chooser], "dict[str, str] | None"]
 
 TEMPLATES: tuple[Template, ...] = (
+    depthwise_pointwise.apply,
     conv2d.apply,
     winograd.apply,
     depthwise.apply,

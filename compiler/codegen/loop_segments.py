@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm import sym, tirx
 
 MAX_CUTS = 12
-_COMPARISONS: dict[type, Callable[[int], bool]] = {  # of a - b with zero
+COMPARISONS: dict[type, Callable[[int], bool]] = {  # of a - b with zero
     tirx.LT: lambda d: d < 0,
     tirx.LE: lambda d: d <= 0,
     tirx.GT: lambda d: d > 0,
@@ -45,17 +45,17 @@ def positions_of_change(body: tirx.Stmt, var: tirx.Var, low: int, high: int) -> 
         bound = analyzer.const_int_bound(offset)
         if abs(bound.min_value) < 1 << 31 and abs(bound.max_value) < 1 << 31:
             for extreme in (bound.min_value, bound.max_value):
-                cuts.update(_changes(type(comparison), int(slope), extreme))
+                cuts.update(changes(type(comparison), int(slope), extreme))
 
     tvm_ffi.structural_walk(body, [(tirx.For, bind)])
-    tvm_ffi.structural_walk(body, [(kind, visit) for kind in _COMPARISONS])
+    tvm_ffi.structural_walk(body, [(kind, visit) for kind in COMPARISONS])
     inside = sorted(cut for cut in cuts if low < cut < high)
     return inside if len(inside) <= MAX_CUTS else []
 
 
-def _changes(kind: type, slope: int, offset: int) -> set[int]:
+def changes(kind: type, slope: int, offset: int) -> set[int]:
     """Positions whose answer to ``slope * v + offset <kind> 0`` differs from the one before."""
-    holds = _COMPARISONS[kind]
+    holds = COMPARISONS[kind]
     root = -offset // slope
     return {
         v
@@ -73,11 +73,15 @@ def substituted(body: tirx.Stmt, var: tirx.Var, value: tirx.PrimExpr) -> tirx.St
     return tvm_ffi.structural_map(body, [(tirx.Var, replace)])
 
 
-def simplified(body: tirx.Stmt, extents: Mapping[tirx.Var, int]) -> tirx.Stmt:
-    """The body with conditions that are constant for variables in [0, extent) folded."""
+def simplified(body: tirx.Stmt, ranges: Mapping[tirx.Var, int | tvm.ir.Range]) -> tirx.Stmt:
+    """The body with conditions that are constant for variables in their ranges folded.
+
+    Args:
+        ranges: of each variable; a number stands for [0, number).
+    """
     analyzer = sym.Analyzer()
-    for var, extent in extents.items():
-        analyzer.bind(var, tvm.ir.Range(0, extent))
+    for var, bounds in ranges.items():
+        analyzer.bind(var, tvm.ir.Range(0, bounds) if isinstance(bounds, int) else bounds)
 
     def branch(stmt: tirx.IfThenElse, mutator: tvm_ffi.StructuralMutator) -> tirx.Stmt:
         known = _known(analyzer, stmt.condition)

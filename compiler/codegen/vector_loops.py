@@ -26,6 +26,7 @@ from tvm.ir.expr import TensorLoad
 
 from compiler.codegen import vector_argmax, vector_reductions
 from compiler.codegen.loop_segments import positions_of_change, simplified, substituted
+from compiler.codegen.row_branches import branch_at_changes
 
 # Elements in one step of the loop: lanes times the vectors that are in flight together.
 VECTORIZE = "edgecc.vectorize"
@@ -35,6 +36,8 @@ REDUCE = "edgecc.reduce"
 TASKS = "edgecc.tasks"
 # Only cut the loop where conditions change, into serial stretches.
 CUT = "edgecc.cut"
+# Of a loop over one block's part of so many positions: a test in front of each iteration.
+BRANCH = "edgecc.branch"
 # With VECTORIZE or REDUCE: elements of one hardware vector.
 LANES = "edgecc.lanes"
 
@@ -63,12 +66,14 @@ def vectorize_annotated_loops(func: tirx.PrimFunc) -> tirx.PrimFunc:
             wide = annotations[REDUCE]
             long = int(loop.extent) >= 4 * wide
             return vector_argmax.rewrite(search, wide if long else lanes)
+        if BRANCH in annotations:
+            return branch_at_changes(loop, annotations[BRANCH])
         return strip_mine(loop, annotations) if VECTORIZE in annotations else _cut(loop)
 
     return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.For, visit)]))
 
 
-_KEYS = (VECTORIZE, REDUCE, TASKS, CUT, LANES)
+_KEYS = (VECTORIZE, REDUCE, TASKS, CUT, BRANCH, LANES)
 
 
 def VectorizeAnnotatedLoops() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)

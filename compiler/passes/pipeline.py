@@ -9,6 +9,7 @@ from compiler.passes.aliases import ALIAS_OPS, VIEW_OPS
 from compiler.passes.fold_batch_norm import fold_batch_norm
 from compiler.passes.fold_constants import fold_constants
 from compiler.passes.fold_pads import fold_pads
+from compiler.passes.fuse_depthwise import fuse_depthwise
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.passes.place_views import place_views
@@ -42,4 +43,5 @@ def optimize(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.I
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)
-        return tvm.ir.transform.Sequential(fuse)(module)
+        module = tvm.ir.transform.Sequential(fuse)(module)
+        return fuse_depthwise(module, target)
