@@ -11,7 +11,19 @@ import typer
 import typer.core
 
 from compiler import __version__
-from compiler.cli import bench, build, estimate, inspect, profile, run, targets, tune, verify
+from compiler.cli import (
+    bench,
+    build,
+    estimate,
+    inspect,
+    logs,
+    profile,
+    report,
+    run,
+    targets,
+    tune,
+    verify,
+)
 from compiler.cli.console import error_line, hint_line
 from compiler.cli.options import DEBUG, Debug
 from compiler.errors import EdgeccError
@@ -82,6 +94,7 @@ def _edgecc(
 for command in (
     build.build,
     tune.tune,
+    report.report,
     run.run,
     bench.bench,
     profile.profile,
@@ -91,3 +104,4 @@ for command in (
     targets.targets,
 ):
     app.command()(command)
+app.add_typer(logs.logs)

@@ -12,6 +12,7 @@ killed leaves at most one torn line, the last; it is cut off when the log is ope
 from __future__ import annotations
 
 import base64
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -221,15 +222,25 @@ class TuningLog:
             values: of the decision.
             seconds: samples; none for a candidate that failed.
         """
+        samples = tuple(seconds)
+        target = {**record["target"], "tag": fingerprint.identity}
+        body = [record["trace"], list(samples or (FAILED_SECONDS,)), target, record["arguments"]]
+        self._add(key, module, Record(0, values, samples, fingerprint.identity, body))
+
+    def adopt(self, source: TuningLog, record: Record) -> None:
+        """Append a record of another log, with what it needs of that log."""
+        if record.fingerprint in source.fingerprints:
+            self.add_fingerprint(source.fingerprints[record.fingerprint])
+        self._add(*source.workloads[record.workload], record)
+
+    def _add(self, key: str, module: str, record: Record) -> None:
         if key not in self._index:
             self._append(WORKLOADS, [key, module])
             self._index[key] = len(self.workloads)
             self.workloads.append((key, module))
-        samples = tuple(seconds)
-        target = {**record["target"], "tag": fingerprint.identity}
-        body = [record["trace"], list(samples or (FAILED_SECONDS,)), target, record["arguments"]]
-        self._append(RECORDS, [self._index[key], body])
-        self.records.append(Record(self._index[key], values, samples, fingerprint.identity, body))
+        index = self._index[key]
+        self._append(RECORDS, [index, record.body])
+        self.records.append(dataclasses.replace(record, workload=index))
 
     def of(self, key: str) -> list[Record]:
         """All records of a workload, in the order in which they were measured."""
