@@ -120,6 +120,11 @@ class Target:
         """
         return self.arch == "aarch64" and not self.in_order
 
+    @property
+    def loads_register_groups(self) -> bool:
+        """Whether one load can fill several vector registers that are then used one by one."""
+        return self.arch == "riscv64" and self.has_known_vector_length
+
     def flops_per_cycle(self, dtype_bits: int = 32) -> float:
         """Multiply-accumulate peak of one core, 2 operations an FMA lane."""
         return 2 * self.vector.lanes(dtype_bits) * self.vector.fma_per_cycle

@@ -31,12 +31,12 @@ from schedules.blocks import (
     find_anchored,
     iterations,
     load_rows_as_vectors,
-    load_weights_as_groups,
     partition_tail,
     schedule_stage,
     spread,
 )
 from schedules.choices import Chooser, nearby
+from schedules.constants import is_constant
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
@@ -46,10 +46,11 @@ from schedules.tiles import (
     choose_row_block,
     divisors,
     even_block,
-    loads_weights_as_groups,
     parallel_grain,
     split_for_cores,
+    worth_sharing,
 )
+from schedules.weight_groups import load_groups, rearrange_weights
 
 # Sums of a block of rows that lie in L1 beside what is multiplied.
 MAX_SUM_BYTES = 8 * 1024
@@ -103,9 +104,11 @@ def schedule(
     Args:
         together: each part of a batch is one task, which computes more than this convolution.
     """
-    space = replace(_Space.of(sch, target, anchored), together=together)
+    space = _Space.of(sch, target, anchored)
+    if together:
+        space = replace(space, tiling=replace(space.tiling, splits_columns=False), together=True)
     decision = choose(sch, space.default(), space.decisions())
-    _tile(sch, target, anchored, decision, together)
+    _tile(sch, target, anchored, decision, space)
     return str(decision)
 
 
@@ -141,15 +144,20 @@ class _Space:
         depth = math.prod(reduction)
         annotations = sch.get(anchored.anchor).annotations
         groups = int(annotations.get(GROUPS, 1))
+        phases = int(annotations.get(PHASES, 1))
+        steps = reduction[_grouped_dimension(reduction) - 1]
         tiling = TileProblem(
             width,
             blocks // groups,  # a tile of two groups would share no inputs
             lanes,
             depth,
             neighbours_share=kw > 1 and channels == 1,
-            phases=int(annotations.get(PHASES, 1)),
+            phases=phases,
             # Guards break up its vector loads.
             even_columns=groups > 1 or target.arch in FMAS_TAKE_LANES,
+            grouped_steps=steps if target.loads_register_groups and phases == 1 else 0,
+            constant=is_constant(sch, anchored.anchor, 1),
+            splits_columns=batch * height == 1,
         )
         touched = _input_bytes(sch, anchored, height * width * depth)
         return _Space(target, tiling, batch, height, blocks, reduction[0], touched)
@@ -164,14 +172,31 @@ class _Space:
         width = self.tiling.rows
         rows = math.ceil(width / tile.rows)
         block = self._block(tile, rows)
-        if block < rows and width % tile.rows:
+        if block < rows and self._keeps_guard(tile):
             # A guard for the last tile cannot be split off inside blocks.
-            even = choose_register_tile(self.target, replace(self.tiling, even_rows=True))
-            if even.rows * even.columns * 2 < tile.rows * tile.columns:
+            grouped = self.tiling.grouped_steps > 0
+            problem = replace(self.tiling, even_rows=True, even_columns=grouped)
+            even = choose_register_tile(self.target, problem)
+            if self._is_much_worse(even, tile):
                 return Decision(tile, rows)
             tile, rows = even, width // even.rows
             block = self._block(tile, rows)
         return Decision(tile, block)
+
+    def _keeps_guard(self, tile: RegisterTile) -> bool:
+        """Whether the last tiles would be tested for in all blocks of one long row."""
+        ragged = self.tiling.rows % tile.rows > 0
+        if self.tiling.grouped_steps:
+            one_column = self.batch * self.blocks <= tile.columns
+            return self.blocks % tile.columns > 0 or (ragged and not one_column)
+        return ragged
+
+    def _is_much_worse(self, even: RegisterTile, tile: RegisterTile) -> bool:
+        if self.tiling.grouped_steps:
+            tasks = self.batch * math.ceil(self.blocks / tile.columns)
+            affordable = worth_sharing(self.target, tasks) * self.tiling.cycles(self.target, tile)
+            return self.tiling.cycles(self.target, even) > affordable
+        return even.rows * even.columns * 2 < tile.rows * tile.columns
 
     def decisions(self) -> Iterator[Decision]:
         """The better half of the register tiles, with all blocks."""
@@ -225,14 +250,24 @@ def _tile(
     target: Target,
     anchored: Anchored,
     decision: Decision,
-    together: bool,
+    space: _Space,
 ) -> None:
-    macs = iterations(sch, anchored.anchor)
+    macs, problem = iterations(sch, anchored.anchor), space.tiling
+    dimension = _grouped_dimension(
+        [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
+    )
+    if decision.depth and dimension == 1:
+        steps_of_pass = math.gcd(problem.grouped_steps, decision.depth)
+        problem = replace(problem, grouped_steps=steps_of_pass)
+    group = problem.group(decision.tile)
+    if group and group.columns > 1:
+        rearrange_weights(sch, anchored.anchor, dimension, decision.tile, group)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = extent(sch, oh) == 1
     oc_outer, oc_inner = sch.split(oc, [None, decision.tile.columns])
     ow_outer, ow_inner = sch.split(ow, [None, decision.tile.rows])
     row_block, row = sch.split(ow_outer if one_row else oh, [None, decision.block])
+    alone = (extent(sch, row_block), extent(sch, oc_outer))
     if one_row:
         ow_outer = row
         sch.reorder(row_block, oc_outer, oh, ow_outer, ow_inner, oc_inner, lane)
@@ -245,24 +280,37 @@ def _tile(
         steps = anchored.anchor
         sch.compute_at(steps, ow_outer, preserve_unit_loops=True)
     *_, c, _h, w, k, r_outer, kh, kw, r_inner = sch.get_loops(steps)
-    sch.reorder(r_outer, kh, kw, r_inner, w, c, k)
+    reduction = [r_outer, kh, kw, r_inner]
+    if group:
+        reduction.append(reduction.pop(dimension - 1))
+    sch.reorder(*reduction, w, c, k)
     if target.arch in FMAS_TAKE_LANES and extent(sch, r_inner) > 1:
         load_rows_as_vectors(sch, steps, kw, r_inner)
-    one_phase = PHASES not in sch.get(anchored.anchor).annotations
-    if one_phase and loads_weights_as_groups(target, extent(sch, r_inner)):
-        load_weights_as_groups(sch, steps, r_inner, c, [w, k])
+    if group:
+        reduction[0] = load_groups(sch, steps, group, reduction, c, [w, k])
+    else:
+        sch.unroll(c)
     sch.vectorize(k)
-    sch.unroll(c)
     sch.unroll(w)
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
     rows = [] if one_row or decision.depth else [row]
-    tasks = [n] if together else [n, row_block, oc_outer, *rows]
-    spread(sch, tasks, macs, parallel_grain(target))
-    sch.decompose_reduction(steps, r_outer)
+    parts = [n] if space.together else [n, row_block, oc_outer, *rows]
+    tasks = spread(sch, parts, macs, parallel_grain(target))
+    if problem.grouped_steps and not space.together and extent(sch, tasks) in alone:
+        partition_tail(sch, tasks)
+    sch.decompose_reduction(steps, reduction[0])
     if decision.depth:
         sch.decompose_reduction(anchored.anchor, passes)
+
+
+def _grouped_dimension(reduction: list[int]) -> int:
+    """Which dimension of the weights is the innermost of the reduction [ICb, KH, KW, ci]."""
+    _, kh, kw, inner = reduction
+    if inner > 1:
+        return 4
+    return 3 if kh * kw > 1 else 1
 
 
 def _sum_in_passes(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import s_tir
 
@@ -23,22 +23,24 @@ from schedules.blocks import (
     find_anchored,
     iterations,
     load_rows_as_vectors,
-    load_weights_as_groups,
     partition_tail,
     schedule_stage,
     spread,
 )
 from schedules.choices import Chooser, nearby
+from schedules.constants import is_constant
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
     TileProblem,
     choose_register_tile,
     divisors,
-    loads_weights_as_groups,
+    even_block,
     parallel_grain,
     split_for_cores,
+    worth_sharing,
 )
+from schedules.weight_groups import load_groups, rearrange_weights
 
 # Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
 MAX_TILES = 16
@@ -73,15 +75,35 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     for stage in anchored.stages:
         schedule_stage(sch, stage)
     problem = TileProblem(
-        extent(sch, rows), extent(sch, blocks), extent(sch, lanes), extent(sch, depth)
+        extent(sch, rows),
+        extent(sch, blocks),
+        extent(sch, lanes),
+        extent(sch, depth),
+        grouped_steps=extent(sch, depth) if target.loads_register_groups else 0,
+        constant=is_constant(sch, anchored.anchor, 1),
+        splits_columns=True,
     )
     batch = math.prod(extent(sch, loop) for loop in loops[:-2])
     elements = extent(sch, loops[-1])
-    tile = choose_register_tile(target, problem)
-    default = Decision(tile, _choose_block(target, problem, tile, elements, batch))
+    default = _default(target, problem, elements, batch)
     decision = choose(sch, default, _decisions(target, problem, elements))
-    _tile(sch, target, anchored, decision, problem.width)
+    _tile(sch, target, anchored, decision, problem)
     return {"template": "matmul", "decision": str(decision)}
+
+
+def _default(target: Target, problem: TileProblem, elements: int, batch: int) -> Decision:
+    """The register tile with the least cycles, or one that lets all cores work."""
+    tile = choose_register_tile(target, problem)
+    block = _choose_block(target, problem, tile, elements, batch)
+    row_tiles = math.ceil(problem.rows / tile.rows)
+    if problem.grouped_steps and block < row_tiles:
+        # A guard for the last rows cannot be split off inside blocks.
+        even = choose_register_tile(target, replace(problem, even_rows=True))
+        affordable = worth_sharing(target, batch * math.ceil(problem.columns / tile.columns))
+        if problem.cycles(target, even) > affordable * problem.cycles(target, tile):
+            return Decision(tile, row_tiles)
+        return Decision(even, even_block(problem.rows // even.rows, block * tile.rows // even.rows))
+    return Decision(tile, block)
 
 
 def _choose_block(
@@ -112,9 +134,16 @@ def _is_ragged(problem: TileProblem, tile: RegisterTile, elements: int) -> bool:
 
 
 def _tile(
-    sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Decision, lanes: int
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    decision: Decision,
+    problem: TileProblem,
 ) -> None:
-    tile = decision.tile
+    tile, lanes = decision.tile, problem.width
+    group = problem.group(tile)
+    if group and group.columns > 1:
+        rearrange_weights(sch, anchored.anchor, 1, tile, group)
     macs = iterations(sch, anchored.anchor)
     *batch, row, column = sch.get_loops(anchored.output)
     ragged = extent(sch, column) % (tile.columns * lanes) != 0
@@ -131,13 +160,14 @@ def _tile(
         depth, step = sch.split(depth, [None, lanes])
         sch.reorder(depth, step, r, c, k)
         load_rows_as_vectors(sch, anchored.anchor, depth, step)
-    elif loads_weights_as_groups(target, extent(sch, depth)):
+        sch.unroll(c)
+    elif group:
         sch.reorder(depth, r, c, k)
-        depth = load_weights_as_groups(sch, anchored.anchor, depth, c, [r, k])
+        depth = load_groups(sch, anchored.anchor, group, [depth], c, [r, k])
     else:
         sch.reorder(depth, r, c, k)
+        sch.unroll(c)
     sch.vectorize(k)
-    sch.unroll(c)
     sch.unroll(r)
     sch.vectorize(lane)
     sch.unroll(tile_inner)

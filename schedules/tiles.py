@@ -11,6 +11,7 @@ from compiler.target import Target
 TASKS_PER_CORE = 4
 # More columns are more streams of weights than addressing modes and prefetchers follow.
 MAX_COLUMNS = 4
+MAX_ROWS = 16
 # What a ragged last tile costs beside a full one: on AArch64 it cannot load whole vectors of rows.
 RAGGED_COST = {"aarch64": 1.3, "arm": 1.3}
 # Multiply-adds take one lane of a vector as their scalar: rows are loaded as vectors.
@@ -20,6 +21,15 @@ WORTH_WAKING_SECONDS = 10e-6
 GROUPED_STEPS = 4
 # Vectors that one instruction loads where they lie together.
 MOST_TOGETHER = 4
+# Registers of the largest group.
+MAX_GROUP = 8
+# Idle cores weigh less than work: a library also runs on one thread.
+IDLE_WEIGHT = 0.5
+# Rows and scalars of a group whose loads LLVM places well; more go through the stack. Scalars that
+# several groups share stay in registers.
+MAX_GROUP_ROWS = 10
+MAX_SCALARS = 80
+MAX_SHARED_SCALARS = 24
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,14 @@ class RegisterTile:
     """rows x columns accumulators: rows share a weight vector, columns a broadcast input."""
 
     rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """Weights that one load brings: of so many steps of the reduction for so many columns."""
+
+    steps: int
     columns: int
 
 
@@ -44,6 +62,10 @@ class TileProblem:
         even_rows: take only tiles that divide the rows.
         even_columns: take only tiles that divide the columns.
         phases: neighbouring rows use the weights of so many phases in turn; divides the rows.
+        grouped_steps: neighbouring steps of the reduction whose weights may be loaded at once; 0
+            where each vector is loaded by itself.
+        constant: whether the weights can be put into any order.
+        splits_columns: whether the last columns get code of their own where tiles do not divide.
     """
 
     rows: int
@@ -54,24 +76,37 @@ class TileProblem:
     even_rows: bool = False
     even_columns: bool = False
     phases: int = 1
+    grouped_steps: int = 0
+    constant: bool = False
+    splits_columns: bool = False
 
     def tiles(self, target: Target) -> Iterator[RegisterTile]:
         """The tiles that fit in the registers.
 
         Accumulators, weight vectors and one broadcast must fit, or accumulators spill (3x slower).
         """
-        registers = self.registers(target)
-        for c in range(1, min(self.columns, MAX_COLUMNS) + 1):
+        grouped = self.grouped_steps > 0
+        most_rows, most = (MAX_GROUP_ROWS, MAX_GROUP) if grouped else (MAX_ROWS, MAX_COLUMNS)
+        for c in range(1, min(self.columns, most) + 1):
             if self.even_columns and self.columns % c:
                 continue
-            for r in range(self.phases, min(self.rows, 16) + 1, self.phases):
+            for r in range(self.phases, min(self.rows, most_rows) + 1, self.phases):
                 if self.even_rows and self.rows % r:
                     continue
-                vectors = c * registers
-                beside = _temporaries(target, r, vectors, self.neighbours_share)
-                if (r + self.phases) * vectors + beside > target.vector.registers:
+                tile = RegisterTile(r, c)
+                if self._needs(target, tile) > target.vector.registers:
                     break
-                yield RegisterTile(r, c)
+                yield tile
+
+    def _needs(self, target: Target, tile: RegisterTile) -> int:
+        """Registers of a tile and what is beside it."""
+        vectors = tile.columns * self.registers(target)
+        if self.grouped_steps:
+            # LLVM mixes steps whose scalars neighbours share: the next group comes early.
+            groups = 2 if self.neighbours_share else 1
+            return tile.rows * vectors + groups * MAX_GROUP
+        beside = _temporaries(target, tile.rows, vectors, self.neighbours_share)
+        return (tile.rows + self.phases) * vectors + beside
 
     def registers(self, target: Target) -> int:
         """Vector registers of one column."""
@@ -79,14 +114,55 @@ class TileProblem:
 
     def cycles(self, target: Target, tile: RegisterTile) -> float:
         """Estimated cycles of one step of the reduction of all tiles."""
-        registers = self.registers(target)
+        registers, group = self.registers(target), self.group(tile)
         return sum(
-            row_tiles * column_tiles * _step_cycles(target, tile_rows, vectors, self.depth)
+            row_tiles * column_tiles * self._step_cycles(target, tile_rows, vectors, group)
             for tile_rows, row_tiles in _tiles(target, self.rows, tile.rows)
             for vectors, column_tiles in _tiles(
                 target, self.columns * registers, tile.columns * registers
             )
         )
+
+    def group(self, tile: RegisterTile) -> WeightGroup | None:
+        """The weights to load at once; None where each vector is loaded by itself.
+
+        One load fills ``MAX_GROUP`` registers: columns first, which all use the same scalars, then
+        steps, as many as have their scalars in registers.
+        """
+        if not self.grouped_steps:
+            return None
+        whole = self.splits_columns or self.columns % tile.columns == 0
+        columns = math.gcd(tile.columns, MAX_GROUP) if self.constant and whole else 1
+        steps = math.gcd(self.grouped_steps, MAX_GROUP // columns)
+        scalars = MAX_SCALARS if columns == tile.columns else MAX_SHARED_SCALARS
+        while steps > 1 and steps * tile.rows > scalars:
+            steps //= 2
+        return WeightGroup(steps, columns)
+
+    def _step_cycles(
+        self, target: Target, rows: int, vectors: int, group: WeightGroup | None
+    ) -> float:
+        """Estimated cycles of one reduction step: FMAs, loads, or the chain of dependent FMAs."""
+        vector, l1d = target.vector, target.caches.l1d
+        vector_bytes = max(vector.bits, 32) // 8
+        fmas = rows * vectors / vector.fma_per_cycle
+        # The weights of a tile are read again for every tile along the rows: from L2 if L1 is
+        # small.
+        panel_in_l1 = vectors * self.depth * vector_bytes <= l1d * 3 // 4
+        # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
+        row_loads = rows / vector.lanes() if target.arch in FMAS_TAKE_LANES else rows
+        weight_loads, chain, from_l2 = float(vectors), vector.fma_latency, vectors / 2
+        issue = 0.15  # of a load beside arithmetic
+        if group:
+            # A load and the addition of its address; all of a panel in one stream.
+            weight_loads = 2 * vectors / (group.steps * group.columns)
+            chain *= math.ceil(vectors / group.columns)
+            from_l2 /= 2
+            issue = 0.4  # in order
+        loads = row_loads + weight_loads + (0 if panel_in_l1 else from_l2)
+        loads /= vector.fma_per_cycle
+        # Accumulators that just cover the latency leave no slack for late loads.
+        return max(fmas, loads, 1.25 * chain) + issue * loads
 
 
 def choose_register_tile(target: Target, problem: TileProblem) -> RegisterTile:
@@ -141,20 +217,6 @@ def _temporaries(target: Target, rows: int, vectors: int, neighbours_share: bool
     if target.arch in FMAS_TAKE_LANES or neighbours_share:
         return rows + 1  # each row's scalar is loaded ahead into a vector register
     return 1 if target.vector.fma else 4  # without FMA: the broadcast and the products
-
-
-def _step_cycles(target: Target, rows: int, vectors: int, depth: int) -> float:
-    """Estimated cycles of one reduction step: FMAs, loads, or the chain of dependent FMAs."""
-    vector, l1d = target.vector, target.caches.l1d
-    vector_bytes = max(vector.bits, 32) // 8
-    fmas = rows * vectors / vector.fma_per_cycle
-    # The weights of a tile are read again for every tile along the rows: from L2 if L1 is small.
-    panel_in_l1 = vectors * depth * vector_bytes <= l1d * 3 // 4
-    # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
-    row_loads = rows / vector.lanes() if target.arch in FMAS_TAKE_LANES else rows
-    loads = (row_loads + vectors * (1 if panel_in_l1 else 1.5)) / vector.fma_per_cycle
-    # Accumulators that just cover the latency leave no slack for late loads.
-    return max(fmas, loads, 1.25 * vector.fma_latency) + 0.15 * loads
 
 
 def choose_row_block(
@@ -223,6 +285,12 @@ def even_block(rows: int, most: int) -> int:
     """The largest block up to ``most`` that divides the rows; all rows where that is too small."""
     block = max(b for b in range(1, most + 1) if rows % b == 0)
     return block if 2 * block >= most else rows
+
+
+def worth_sharing(target: Target, tasks: int) -> float:
+    """How many times the cycles may be spent where so few tasks are cut into many equal ones."""
+    rounds = math.ceil(tasks / target.cores)
+    return 1 + IDLE_WEIGHT * (rounds * target.cores / tasks - 1)
 
 
 def parallel_grain(target: Target) -> int:

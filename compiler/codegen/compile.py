@@ -217,7 +217,7 @@ def _rearrange_constants(graph: Graph, kernels: dict[str, Kernel]) -> None:
                 buffer = graph.buffers[call.inputs[position]]
                 assert buffer.constant is not None
                 value = wanted.apply(buffer.constant)
-                graph.buffers.append(Buffer(buffer.nbytes, buffer.dtype, constant=value))
+                graph.buffers.append(Buffer(value.nbytes, buffer.dtype, constant=value))
                 known[key] = len(graph.buffers) - 1
             call.inputs[position] = known[key]
 

@@ -15,6 +15,9 @@ from compiler.target import Target
 
 # RISC-V counts vector lengths in blocks of this many bits.
 VSCALE_BITS = 64
+# An out-of-order core with vectors. In-order cores let LLVM load the next weights before the last
+# ones are used; with 24 accumulators and a group of eight there is no register for that.
+GROUPED_TUNING = "tt-ascalon-d8"
 
 
 def attributes(target: Target) -> str:
@@ -29,7 +32,7 @@ def attributes(target: Target) -> str:
     """
     if target.arch == "riscv64" and target.has_known_vector_length:
         scale = target.vector.bits // VSCALE_BITS
-        return f"vscale_range({scale},{scale})"
+        return f'vscale_range({scale},{scale}) "tune-cpu"="{GROUPED_TUNING}"'
     return "optsize minsize" if target.arch == "arm" and target.vector.bits else ""
 
 

@@ -64,8 +64,8 @@ class Case:
         model.ir_version = 8
         return onnx.shape_inference.infer_shapes(model)
 
-    def loops(self, target: Target) -> list[InnerLoop]:
-        """The inner loops of its kernels that multiply and accumulate."""
+    def assemblies(self, target: Target) -> list[str]:
+        """The assembly of each of its kernels that multiply and accumulate."""
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(self.model(), Path(folder) / "model.onnx")
             module = optimize(import_model(Path(folder) / "model.onnx").module, target)
@@ -78,8 +78,13 @@ class Case:
                     i for i, b in enumerate(call.inputs) if graph.buffers[b].constant is not None
                 ]
                 scheduled, _ = schedules.apply(func.with_attr(CONSTANT_INPUTS, constants), target)
-                found += inner_loops(kernels.assembly(scheduled, target), target.arch)
+                found.append(kernels.assembly(scheduled, target))
         return found
+
+    def loops(self, target: Target) -> list[InnerLoop]:
+        """The inner loops of its kernels that multiply and accumulate."""
+        texts = self.assemblies(target)
+        return [loop for text in texts for loop in inner_loops(text, target.arch)]
 
 
 def conv(

@@ -30,10 +30,17 @@ FLOORS = {
     "arm_cortex_a72": 0.58,
     "arm_cortex_a76": 0.58,
     "arm_cortex_a7": 0.38,
-    "riscv64": 0.45,
-    "riscv_sifive_u74": 0.45,
-    "riscv_spacemit_x60": 0.4,
-    "riscv_sifive_x280": 0.4,
+    "riscv64": 0.57,
+    "riscv_sifive_u74": 0.57,
+    "riscv_spacemit_x60": 0.77,
+    "riscv_sifive_x280": 0.73,
+}
+# Depthwise convolutions load an input for each multiply-accumulate or two.
+DEPTHWISE_FLOORS = {
+    "riscv64": 0.46,
+    "riscv_sifive_u74": 0.49,
+    "riscv_spacemit_x60": 0.43,
+    "riscv_sifive_x280": 0.43,
 }
 
 
@@ -83,7 +90,8 @@ def test_inner_loops_leave_the_stack_alone(target, case):
 @pytest.mark.parametrize("case", HOT)
 @pytest.mark.parametrize("target", targets())
 def test_inner_loops_mostly_multiply(target, case):
-    assert hot(CASES[case].loops(load_target(target))).share >= FLOORS[target]
+    floors = FLOORS | DEPTHWISE_FLOORS if case.startswith("depthwise") else FLOORS
+    assert hot(CASES[case].loops(load_target(target))).share >= floors[target]
 
 
 def tall_tile(rows: int, lanes: int) -> tirx.PrimFunc:
