@@ -97,16 +97,16 @@ def schedule(
     target: Target,
     anchored: Anchored,
     choose: Chooser,
-    together: bool = False,
+    by_part: bool = False,
 ) -> str:
     """Schedule an anchor of ``packed_ops.conv2d``; returns the decision.
 
     Args:
-        together: each part of a batch is one task, which computes more than this convolution.
+        by_part: each part of a batch is one task, which computes more than this convolution.
     """
     space = _Space.of(sch, target, anchored)
-    if together:
-        space = replace(space, tiling=replace(space.tiling, splits_columns=False), together=True)
+    if by_part:
+        space = replace(space, tiling=replace(space.tiling, splits_columns=False), by_part=True)
     decision = choose(sch, space.default(), space.decisions())
     _tile(sch, target, anchored, decision, space)
     return str(decision)
@@ -121,7 +121,7 @@ class _Space:
         batch, height, blocks: of the result; height 1 for one long row of pixels.
         chunks: blocks of input channels.
         input_bytes: activations that are read.
-        together: the parts of the batch are the tasks, and what they read lies in the cache.
+        by_part: the parts of the batch are the tasks, and what they read lies in the cache.
     """
 
     target: Target
@@ -131,7 +131,7 @@ class _Space:
     blocks: int
     chunks: int
     input_bytes: int
-    together: bool = False
+    by_part: bool = False
 
     @staticmethod
     def of(sch: s_tir.Schedule, target: Target, anchored: Anchored) -> _Space:
@@ -221,7 +221,7 @@ class _Space:
         return divisors(self.tiling.rows // tile.rows)
 
     def _block(self, tile: RegisterTile, rows: int) -> int:
-        if self.together:
+        if self.by_part:
             return rows
         column_tiles = math.ceil(self.blocks / tile.columns)
         weights = self.tiling.depth * self.blocks * self.tiling.width * 4
@@ -296,9 +296,9 @@ def _tile(
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
     rows = [] if one_row or decision.depth else [row]
-    parts = [n] if space.together else [n, row_block, oc_outer, *rows]
+    parts = [n] if space.by_part else [n, row_block, oc_outer, *rows]
     tasks = spread(sch, parts, macs, parallel_grain(target))
-    if problem.grouped_steps and not space.together and extent(sch, tasks) in alone:
+    if problem.grouped_steps and not space.by_part and extent(sch, tasks) in alone:
         partition_tail(sch, tasks)
     sch.decompose_reduction(steps, reduction[0])
     if decision.depth:

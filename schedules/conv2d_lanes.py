@@ -52,14 +52,14 @@ def schedule(
     target: Target,
     anchored: Anchored,
     choose: Chooser,
-    together: bool = False,
+    by_part: bool = False,
 ) -> str:
     """Schedule an anchor of ``packed_ops.conv2d``; returns the decision.
 
     Args:
-        together: each part of a batch is one task, which computes more than this convolution.
+        by_part: each part of a batch is one task, which computes more than this convolution.
     """
-    problem = replace(describe(sch, anchored), together=together)
+    problem = replace(describe(sch, anchored), by_part=by_part)
     blocking = choose(sch, choose_blocking(target, problem), promising_blockings(target, problem))
     tile, passes = blocking.tile, problem.channels // blocking.depth
     together = 0
@@ -87,7 +87,7 @@ def schedule(
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
-    spread(sch, outer[:1] if together else outer, macs, parallel_grain(target))
+    spread(sch, outer[:1] if by_part else outer, macs, parallel_grain(target))
     if passes > 1:
         start = sch.decompose_reduction(sums, depth)
         sch.vectorize(sch.get_loops(start)[-1])

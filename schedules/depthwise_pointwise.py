@@ -35,7 +35,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     taps = [int(v.dom.extent) for v in sch.get(picture.anchor).iter_vars[5:]]
     _cut_into_blocks(sch, picture, row, rows, width)
     template = conv2d_lanes if target.arch == "aarch64" else conv2d
-    pointwise = template.schedule(sch, target, row, choose, together=True)
+    pointwise = template.schedule(sch, target, row, choose, by_part=True)
     tile = choose_row_tile(target, width, lanes if target.vector.bits else 1)
     schedule_in_place(sch, target, picture, tile, taps, height)
     decision = f"{rows} rows, depthwise tile {tile}, pointwise {pointwise}"

@@ -49,7 +49,7 @@ class Problem:
         plain: neighbouring pixels lie together instead of channels.
         input_bytes, vector_bytes: of the activations; of one vector register.
         epilogue: instructions for each vector of the result.
-        together: the parts of the batch are the tasks, and no other sums but theirs are kept.
+        by_part: the parts of the batch are the tasks, and no other sums but theirs are kept.
     """
 
     batch: int
@@ -68,7 +68,7 @@ class Problem:
     input_bytes: int
     vector_bytes: int
     epilogue: int
-    together: bool = False
+    by_part: bool = False
 
     @property
     def macs(self) -> int:
@@ -157,7 +157,7 @@ def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
 
 
 def _depths(problem: Problem) -> list[int]:
-    if problem.height > 1 or problem.together:
+    if problem.height > 1 or problem.by_part:
         return [problem.channels]
     shortest = math.ceil(MIN_DEPTH_BLOCK / problem.lanes)
     return [d for d in range(shortest, problem.channels) if problem.channels % d == 0] + [
@@ -170,7 +170,7 @@ def _row_blocks(target: Target, problem: Problem, tile: RegisterTile, chunk: int
     if problem.height > 1:
         return [problem.height]
     rows = math.ceil(problem.width / tile.rows)
-    if problem.width % tile.rows or problem.together:
+    if problem.width % tile.rows or problem.by_part:
         return [rows]
     tasks = problem.batch * problem.blocks // chunk
     return list({rows, even_block(rows, split_for_cores(target, rows, rows, tasks))})
@@ -184,7 +184,7 @@ def _cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
     # A fit that prices L1 misses at nothing could not tell them from L2 misses.
     cycles = work + (fit.cycles_per_l1d_miss or 4.0) * l1 + fit.cycles_per_l2_miss * l2
     tasks = problem.batch
-    if not problem.together:
+    if not problem.by_part:
         tasks *= problem.blocks // blocking.chunk * _tasks_along_rows(problem, blocking)
     if problem.macs * target.vector.lanes() < parallel_grain(target):
         return cycles
@@ -248,10 +248,10 @@ def _tile_cycles(
 
 def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float, float]:
     """Lines that come into L1 and into L2."""
-    if problem.together and problem.batch > 1:
+    if problem.by_part and problem.batch > 1:
         # Each part's input is there when its turn comes; weights are not.
-        part = replace(problem, batch=1, input_bytes=problem.input_bytes // problem.batch)
-        l1, l2 = _misses(target, part, blocking)
+        one = replace(problem, batch=1, input_bytes=problem.input_bytes // problem.batch)
+        l1, l2 = _misses(target, one, blocking)
         return l1 * problem.batch, l2 * problem.batch
     caches, tile = target.caches, blocking.tile
     line = caches.line

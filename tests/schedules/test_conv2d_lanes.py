@@ -5,8 +5,9 @@ import re
 import numpy as np
 import onnx
 import pytest
+import tvm_ffi
 from onnx import helper, numpy_helper
-from tvm import s_tir
+from tvm import s_tir, tirx
 
 import schedules
 from compiler.frontend import import_model
@@ -133,3 +134,14 @@ def innermost_loop(text: str) -> list[str]:
             code = [line for line in body if line and line[0] not in ".#/;"]
             best = max(best, code, key=lambda c: sum("fmla" in line for line in c))
     return best
+
+
+@pytest.mark.parametrize("target", ["arm_cortex_a53", "arm_cortex_a72", "arm_cortex_a76"])
+def test_cores_share_a_large_convolution(target, tmp_path):
+    target = load_target(target)
+    func, _ = schedules.apply(last_function(DEEP, target, tmp_path), target)
+    loops: list[tirx.For] = []
+    tvm_ffi.structural_walk(func.body, [(tirx.For, loops.append)])
+    tasks = [int(loop.extent) for loop in loops if loop.kind == tirx.ForKind.PARALLEL]
+    assert tasks
+    assert min(tasks) >= target.cores
