@@ -62,9 +62,9 @@ def schedule(
     problem = replace(describe(sch, anchored), by_part=by_part)
     blocking = choose(sch, choose_blocking(target, problem), promising_blockings(target, problem))
     tile, passes = blocking.tile, problem.channels // blocking.depth
-    together = 0
+    vectors = 0
     if _rearrange_weights(sch, anchored, problem, blocking):
-        together = weights_of_one_load(target, problem, tile)
+        vectors = weights_of_one_load(target, problem, tile)
     macs = iterations(sch, anchored.anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = problem.height == 1
@@ -83,7 +83,7 @@ def schedule(
         rolled = sums
         sch.compute_at(rolled, oc_tile, preserve_unit_loops=True)
     partition_tail(sch, ow_outer)
-    first = _unroll_tile(sch, target, rolled, problem, blocking, together)
+    first = _unroll_tile(sch, target, rolled, problem, blocking, vectors)
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
@@ -170,7 +170,7 @@ def _unroll_tile(
     rolled: Block,
     problem: Problem,
     blocking: Blocking,
-    together: int,
+    vectors: int,
 ) -> Loop:
     """Order and unroll the loops of a tile; returns the outermost reducing one."""
     *_, c, _h, w, k, ic, kh, kw, step = sch.get_loops(rolled)
@@ -180,7 +180,7 @@ def _unroll_tile(
     if not several:
         # One round of all would make the weights invariant, and hoisted to be spilled.
         depth = extent(sch, ic)
-        choices = DEPTHS_UNROLLED if together and not problem.plain else (2,)
+        choices = DEPTHS_UNROLLED if vectors and not problem.plain else (2,)
         parts = next((p for p in choices if depth % p == 0 and depth > p), 1)
         ic, part = sch.split(ic, [None, parts])
         unrolled = [part]
@@ -196,8 +196,8 @@ def _unroll_tile(
             sch.unroll(pixel)
         if shares:
             unrolled.append(kw)
-    if together:
-        load_neighbours(sch, rolled, step, together, blocking.tile, [w, c, k])
+    if vectors:
+        load_neighbours(sch, rolled, step, vectors, blocking.tile, [w, c, k])
     elif problem.plain or problem.lanes > 1:
         unrolled.append(step)
     for loop in unrolled:

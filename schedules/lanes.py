@@ -18,6 +18,7 @@ from schedules.tiles import (
     RegisterTile,
     even_block,
     parallel_grain,
+    pushed_out_of_l2,
     split_for_cores,
     weights_together,
 )
@@ -289,17 +290,11 @@ def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float
         sums *= _straddling(tile.rows * problem.vector_bytes, line)
 
     beyond = inputs + weights + outputs
-    part, chunk = inputs / row_blocks, weights / chunks
-    again = _pushed_out(target, part + chunk + outputs / (row_blocks * chunks))
-    beyond += inputs * (chunks - 1) * again
-    beyond += weights * (row_blocks - 1) * _pushed_out(target, weights + part)
+    read = inputs / row_blocks
+    between = read + weights / chunks + outputs / (row_blocks * chunks)
+    beyond += inputs * (chunks - 1) * pushed_out_of_l2(target, line * between)
+    beyond += weights * (row_blocks - 1) * pushed_out_of_l2(target, line * (weights + read))
     return reads + sums, beyond
-
-
-def _pushed_out(target: Target, lines: float) -> float:
-    """What part of so many lines, used in turns, leaves L2 before the next turn."""
-    fill = lines * target.caches.line / (target.caches.l2 or target.caches.l1d)
-    return min(1.0, max(0.0, (fill - 0.75) / 0.75))
 
 
 def _straddling(nbytes: float, line: int) -> float:

@@ -264,6 +264,15 @@ def choose_depth(target: Target, panel_bytes: int, chunks: int) -> int:
     return max(fitting, default=0)
 
 
+def pushed_out_of_l2(target: Target, nbytes: float) -> float:
+    """What part of so many bytes, used in turns, leaves L2 before the next turn; 0 to 1.
+
+    Sets fill up unevenly: some overflow before the cache is full.
+    """
+    fill = nbytes / (target.caches.l2 or target.caches.l1d)
+    return min(1.0, max(0.0, (fill - 0.75) / 0.75))
+
+
 def split_for_cores(target: Target, rows: int, block: int, other_tasks: int) -> int:
     """A block of rows small enough that all cores find work.
 

@@ -51,6 +51,7 @@ from schedules.tiles import (
     divisors,
     loads_weights_as_groups,
     parallel_grain,
+    pushed_out_of_l2,
     weights_together,
 )
 
@@ -227,6 +228,11 @@ def _miss_cycles(target: Target, problem: Problem, decision: Decision) -> float:
     l2, l3 = target.caches.l2 or target.caches.l1d, target.caches.l3
     of_l1, of_l2, of_l3 = _line_cycles(target)
     cycles = of_l1 * into_l1
+    if target.estimate is not None:
+        again = pushed_out_of_l2(target, between + weights / groups)
+        cycles += of_l2 * again * groups * (inputs + 2 * products)
+        cycles += of_l2 * pushed_out_of_l2(target, weights + between) * weights
+        return blocks * cycles / target.caches.line
     cycles += of_l2 * max(0.0, 1 - l2 / between) * (into_l1 - weights)
     if weights + between > l2:
         cycles += (of_l2 if weights <= l3 // 4 else of_l3) * weights

@@ -17,8 +17,9 @@ The annotation becomes a label without code. It ends a region of LLVM's schedule
 otherwise move all groups of a block to its start, where there are no registers for them.
 
 Groups whose addresses have one base are chained: each takes its address from the one before, so
-that ``ld1`` increments it on the way. An empty piece of assembly hides the sum from LLVM, which
-would fold it with the next one.
+that ``ld1`` increments it on the way, and the first one of a round of a loop from the last one of
+the round before. An empty piece of assembly hides each sum from LLVM, which would fold it with the
+next one, and each increment that is no constant of the instruction, so that a register holds it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from compiler.codegen.loop_addresses import NAME, Loop
+
 LANES = 4
 VECTOR_BYTES = 16
+# Registers of a function that may hold increments.
+MAX_INCREMENTS = 8
 
-_NAME = re.compile(r"%[\w.$-]+")
 _LOAD = re.compile(rf"^ +(%\S+) = load <{LANES} x float>, ptr (%[^\s,]+),")
 _OFFSET = re.compile(
     r"^ +(%\S+) = getelementptr (?:inbounds )?(?:nuw )?i8, ptr (%[^\s,]+), i64 (-?\d+)"
@@ -43,7 +47,7 @@ _SPLAT = re.compile(
     r"<4 x i32> (?:zeroinitializer|<i32 (\d+), i32 \3, i32 \3, i32 \3>)"
 )
 _MULTIPLY = re.compile(r"@llvm\.fmuladd\.v4f32\(<4 x float> (%\S+), <4 x float> (%\S+), ")
-_LABEL = re.compile(r"^\S+:")
+_LABEL = re.compile(r"^([^\s:]+):")
 _NOTE = '!{!"group"}'
 
 
@@ -55,6 +59,26 @@ class _Load:
     address: str
     base: str
     offset: int
+
+
+@dataclass
+class _Chain:
+    """Groups loaded from one base in one block.
+
+    Args:
+        first, first_lines: the first group's load; the lines that use its address.
+        size: bytes of the last group; ``line`` adds them to its ``address``.
+        reached: offset behind the last group.
+        next: name of the address behind the last group.
+    """
+
+    first: _Load
+    first_lines: tuple[int, int]
+    size: int
+    line: int
+    address: str
+    reached: int
+    next: str
 
 
 def group_loads(text: str) -> str:
@@ -75,8 +99,9 @@ class _Function:
         self._renamed: dict[str, str] = {}
         # Of each address: what it is computed from, and the constant added to that.
         self._offsets: dict[str, tuple[str, int]] = {}
-        # By base: the address behind the last group, and its offset.
-        self._chains: dict[str, tuple[str, int]] = {}
+        self._chains: dict[str, _Chain] = {}  # of the block, by base
+        self._block, self._label = 0, ""
+        self._increments: dict[int, str] = {}
         self._groups = 0
         self._factors = _factors(self._source)
 
@@ -87,18 +112,19 @@ class _Function:
             self._note_address(line)
             load = self._read(line)
             if load is not None and load.result in self._factors:
-                if run and (load.base, load.offset) != (
-                    run[-1].base,
-                    run[-1].offset + VECTOR_BYTES,
-                ):
+                here = (load.base, load.offset - VECTOR_BYTES)
+                if run and here != (run[-1].base, run[-1].offset):
                     run = self._close(run)
                 run.append(load)
             elif run and not _ADDRESS.match(line):
                 run = self._close(run)
-            if _LABEL.match(line):
-                self._chains.clear()
+            if label := _LABEL.match(line):
+                self._finish_block()
+                self._block, self._label = len(self._lines), label[1]
             self._lines.append(line)
-        return "\n".join(_NAME.sub(lambda m: self._renamed.get(m[0], m[0]), x) for x in self._lines)
+        self._finish_block()
+        self._set_increments()
+        return "\n".join(NAME.sub(lambda m: self._renamed.get(m[0], m[0]), x) for x in self._lines)
 
     def _note_address(self, line: str) -> None:
         if place := _OFFSET.match(line):
@@ -133,25 +159,91 @@ class _Function:
         group, address = f"%group{self._groups}", first.address
         self._groups += 1
         self._sizes.add(size)
-        if first.base in self._chains:
-            address, reached = self._chains[first.base]
-            if first.offset != reached:
-                self._lines += _hidden_sum(f"{group}.at", address, first.offset - reached)
-                address = f"{group}.at"
+        chain = self._chains.get(first.base)
+        if chain and self._advance(chain, first.offset - chain.reached):
+            address = chain.next
+        else:
+            chain = None
+        nbytes = size * VECTOR_BYTES
         self._lines += [
             f"  call void @llvm.codeview.annotation(metadata {_NOTE})",
             f"  {group} = call {_struct(size)} @{_name(size)}(ptr {address})",
             *(f"  {group}.{i} = extractvalue {_struct(size)} {group}, {i}" for i in range(size)),
-            *_hidden_sum(f"{group}.next", address, size * VECTOR_BYTES),
+            _sum(f"{group}.sum", address, str(nbytes)),
+            f'  {group}.next = call ptr asm "", "=r,0"(ptr {group}.sum)',
         ]
-        self._chains[first.base] = (f"{group}.next", first.offset + size * VECTOR_BYTES)
+        last = len(self._lines) - 2
+        self._chains[first.base] = _Chain(
+            chain.first if chain else first,
+            chain.first_lines if chain else (last - size - 1, last),
+            nbytes,
+            last,
+            address,
+            first.offset + nbytes,
+            f"{group}.next",
+        )
         return group
+
+    def _advance(self, chain: _Chain, further: int) -> bool:
+        """Move the address behind a chain's last group; False where no register is left for it."""
+        if further:
+            nbytes = chain.size + further
+            if nbytes not in self._increments and len(self._increments) == MAX_INCREMENTS:
+                return False
+            increment = self._increments.setdefault(nbytes, f"%step{len(self._increments)}")
+            name = chain.next.removesuffix(".next") + ".sum"
+            self._lines[chain.line] = _sum(name, chain.address, increment)
+        return True
+
+    def _finish_block(self) -> None:
+        """Carry addresses from round to round where the block is a loop."""
+        loop = Loop(self._label, self._lines[self._block :]) if self._chains else None
+        entry = self._end_of(loop.before) if loop and loop.before else None
+        if loop and entry:
+            carried = [self._carry(loop, chain) for chain in self._chains.values()]
+            self._lines[self._block + 1 : self._block + 1] = [
+                x for phis, _ in carried for x in phis
+            ]
+            self._lines[entry:entry] = [line for _, starts in carried for line in starts]
+        self._chains.clear()
+
+    def _carry(self, loop: Loop, chain: _Chain) -> tuple[list[str], list[str]]:
+        """Chain the rounds; returns lines for the begin of the loop and for the end before it."""
+        address = chain.first.address
+        step = loop.step(address)
+        if not step or not self._advance(chain, step + chain.first.offset - chain.reached):
+            return [], []
+        carried = chain.next.removesuffix(".next") + ".carried"
+        for at in chain.first_lines:
+            self._lines[at] = re.sub(
+                rf"ptr {re.escape(address)}(?=[,)])", f"ptr {carried}", self._lines[at]
+            )
+        starts, start = loop.start(address, chain.next.removesuffix(".next") + ".start")
+        values = f"[ {start}, %{loop.before} ], [ {chain.next}, %{self._label} ]"
+        return [f"  {carried} = phi ptr {values}"], starts
+
+    def _end_of(self, label: str) -> int | None:
+        """The line of the branch that ends an earlier block."""
+        lines = self._lines[: self._block]
+        begin = next((i for i, line in enumerate(lines) if line.startswith(f"{label}:")), None)
+        if begin is None:
+            return None
+        end = next((i for i in range(begin + 1, len(lines)) if _LABEL.match(lines[i])), len(lines))
+        return next((i for i in range(begin, end) if lines[i].startswith("  br ")), None)
+
+    def _set_increments(self) -> None:
+        """Put the increments into registers where the function begins."""
+        begin = next(i for i, line in enumerate(self._lines) if _LABEL.match(line)) + 1
+        self._lines[begin:begin] = [
+            f'  {name} = call i64 asm "", "=r,0"(i64 {nbytes})'
+            for nbytes, name in self._increments.items()
+        ]
 
 
 def _factors(lines: list[str]) -> set[str]:
     """Names of vectors used for nothing but products of a vector and one lane of another."""
     code = [line for line in lines if "#dbg_" not in line]
-    uses = Counter(name for line in code for name in _NAME.findall(line))
+    uses = Counter(name for line in code for name in NAME.findall(line))
     splats = {match[1]: match[2] for line in code if (match := _SPLAT.search(line))}
     factors = Counter(splats.values())
     for line in code:
@@ -167,11 +259,8 @@ def _sizes(vectors: int) -> list[int]:
     return [4] * ((vectors - 3 * threes) // 4) + [3] * threes
 
 
-def _hidden_sum(result: str, address: str, offset: int) -> list[str]:
-    return [
-        f"  {result}.sum = getelementptr i8, ptr {address}, i64 {offset}",
-        f'  {result} = call ptr asm "", "=r,0"(ptr {result}.sum)',
-    ]
+def _sum(result: str, address: str, nbytes: str) -> str:
+    return f"  {result} = getelementptr i8, ptr {address}, i64 {nbytes}"
 
 
 def _declarations(sizes: set[int]) -> list[str]:

@@ -60,7 +60,65 @@ def test_neighbours_are_loaded_together(vectors, sizes):
 def test_addresses_are_chained():
     text = group_loads(function([16 * i for i in range(4)] + [128 + 16 * i for i in range(3)]))
     assert groups(text) == [4, 3]
-    assert "getelementptr i8, ptr %group0.next, i64 64" in text
+    assert "ptr %group0.next)" in text
+    # The first group's increment covers the gap behind it, too.
+    assert 'i64 asm "", "=r,0"(i64 128)' in text
+
+
+LOOP = """define void @f(ptr %p, ptr %q, <4 x float> %w, i32 %first) {
+entry:
+  br label %before
+
+before:
+  br label %round
+
+round:
+  %i = phi i64 [ 0, %before ], [ %next, %round ]
+  %low = trunc i64 %i to i32
+  %far = mul i32 %low, 100
+  %at = add i32 %first, %far
+  %wide = sext i32 %at to i64
+  %a0 = getelementptr inbounds float, ptr %p, i64 %wide
+  %v0 = load <4 x float>, ptr %a0, align 4
+  %a1 = getelementptr inbounds i8, ptr %a0, i64 16
+  %v1 = load <4 x float>, ptr %a1, align 4
+  %a2 = getelementptr inbounds i8, ptr %a0, i64 32
+  %v2 = load <4 x float>, ptr %a2, align 4
+  %s0 = shufflevector <4 x float> %v0, <4 x float> poison, <4 x i32> zeroinitializer
+  %s1 = shufflevector <4 x float> %v1, <4 x float> poison, <4 x i32> zeroinitializer
+  %s2 = shufflevector <4 x float> %v2, <4 x float> poison, <4 x i32> zeroinitializer
+  %next = add nuw nsw i64 %i, 1
+  %done = icmp eq i64 %next, 7
+  br i1 %done, label %end, label %round
+
+end:
+  ret void
+}
+"""
+
+
+def test_addresses_are_carried_from_round_to_round():
+    """They start where the first round's address is computed, and move by 100 floats a round."""
+    lines = [line.strip() for line in group_loads(LOOP).splitlines()]
+    carried = "%group0.carried = phi ptr [ %group0.start.4, %before ], [ %group0.next, %round ]"
+    assert lines.index("round:") + 1 == lines.index(carried)
+    start = lines.index("before:") + 1
+    assert lines[start : start + 6] == [
+        "%group0.start.0 = trunc i64 0 to i32",
+        "%group0.start.1 = mul i32 %group0.start.0, 100",
+        "%group0.start.2 = add i32 %first, %group0.start.1",
+        "%group0.start.3 = sext i32 %group0.start.2 to i64",
+        "%group0.start.4 = getelementptr inbounds float, ptr %p, i64 %group0.start.3",
+        "br label %round",
+    ]
+    assert '%step0 = call i64 asm "", "=r,0"(i64 400)' in lines
+    assert "%group0.sum = getelementptr i8, ptr %group0.carried, i64 %step0" in lines
+
+
+def test_addresses_that_move_unevenly_are_not_carried():
+    text = LOOP.replace("mul i32 %low, 100", "mul i32 %low, %low")
+    assert "phi ptr" not in group_loads(text)
+    assert groups(group_loads(text)) == [3]
 
 
 @pytest.mark.parametrize(
