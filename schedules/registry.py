@@ -40,6 +40,7 @@ VERSIONS = {
     "conv2d": 1,
     "winograd": 1,
     "depthwise": 1,
+    "depthwise_pointwise": 1,
     "matmul": 1,
     "response_norm": 1,
     "softmax": 1,

@@ -16,6 +16,7 @@ from compiler.codegen.graph import read_graph
 from compiler.frontend import import_model
 from compiler.passes import optimize
 from compiler.target import Target, load_target
+from schedules import registry
 from schedules.choices import (
     MAX_DECISIONS,
     Listing,
@@ -137,6 +138,11 @@ def test_a_decision_that_is_not_offered_is_refused(tmp_path):
     (func,) = functions(CASES["matmul"], target, tmp_path)
     with pytest.raises(UnknownDecisionError, match=r"'tile\.rows': 99"):
         schedules.apply(func, target, TakeValues((99, 1, 1)))
+
+
+def test_every_template_with_a_choice_has_a_version():
+    names = {t.__module__.rpartition(".")[2] for t in registry.TEMPLATES + registry.FAMILIES}
+    assert names - {"generic"} == set(registry.VERSIONS)
 
 
 def test_nearby_prices_nothing_before_it_is_read():
