@@ -15,9 +15,6 @@ from compiler.target import Target
 
 # Cycles of a line that misses in L1 and in L2, without a fit: with an L3 behind L2, and without.
 LINE_CYCLES, LINE_CYCLES_WITHOUT_L3 = (0.6, 2.0), (4.0, 8.0)
-# LLVM computes addresses of all rows for each block and channel here, and keeps them on the stack:
-# a tenth more instructions, for which nobody has measured what the saved misses are worth.
-SLOWER_IN_BLOCKS = ("arm", "riscv64")
 # Sizes of L2 that go to and from an L3 without being noticed.
 STREAMED = 4
 # Pixels between two readings of weights that do not stay in L1: a tile's, and what a convolution
@@ -73,13 +70,22 @@ class Pair:
 
 def choose_rows(target: Target, pair: Pair) -> int | None:
     """Rows of the result in a block; None where both convolutions are better off on their own."""
-    if target.arch in SLOWER_IN_BLOCKS and target.vector.bits:
+    if not _pays(target):
         return None
     best, best_cycles = None, _cycles_apart(target, pair)
     for rows in range(1, pair.height):
         if pair.height % rows == 0 and _cycles_in_blocks(target, pair, rows) < best_cycles:
             best, best_cycles = rows, _cycles_in_blocks(target, pair, rows)
     return best
+
+
+def _pays(target: Target) -> bool:
+    """Where it was measured to pay, see docs/performance.md.
+
+    On x86 prefetchers hide as much. On other vector units LLVM computes the addresses of all rows
+    for each block and channel and keeps them on the stack: up to a tenth more instructions.
+    """
+    return target.arch == "aarch64" or target.vector.bits == 0
 
 
 def _cycles_apart(target: Target, pair: Pair) -> float:

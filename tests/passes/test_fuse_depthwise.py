@@ -11,7 +11,7 @@ from tvm import relax, s_tir
 from compiler.codegen.work import multiply_accumulates
 from compiler.passes import fuse_depthwise, optimize
 from compiler.passes.packed_ops import ANCHOR
-from compiler.passes.row_blocks import SLOWER_IN_BLOCKS, Pair, choose_rows
+from compiler.passes.row_blocks import Pair, choose_rows
 from compiler.target import list_targets, load_target
 from tests.passes.test_packing import conv, module, operators
 
@@ -110,8 +110,8 @@ LARGE = Pair(112, 56, 56, 96, 24, 3, 3)
 def test_what_exceeds_the_cache_is_worth_it(target):
     target = load_target(target)
     rows = choose_rows(target, LARGE)
-    if target.arch in SLOWER_IN_BLOCKS and target.vector.bits:
-        assert rows is None
+    if target.arch != "aarch64" and target.vector.bits:
+        assert rows is None  # not measured to pay there
         return
     assert rows is not None
     assert LARGE.height % rows == 0
