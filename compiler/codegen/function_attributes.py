@@ -18,6 +18,8 @@ VSCALE_BITS = 64
 # An out-of-order core with vectors. In-order cores let LLVM load the next weights before the last
 # ones are used; with 24 accumulators and a group of eight there is no register for that.
 GROUPED_TUNING = "tt-ascalon-d8"
+# LLVM knows no latencies of an unnamed core; most boards have one of this kind.
+UNNAMED_TUNING = "sifive-u74"
 
 
 def attributes(target: Target) -> str:
@@ -26,6 +28,8 @@ def attributes(target: Target) -> str:
     RISC-V vectors: exactly this register width, so that a group of registers is loaded at once and
     its members are used one by one without moving them.
 
+    RISC-V: the core whose latencies instructions are ordered by.
+
     32-bit ARM: ``minsize`` lets LLVM use ``vmla``, which takes one lane of a vector as its scalar;
     the fused ``vfma`` needs each scalar copied to all lanes first. Loops are already optimised
     here, so that little else changes.
@@ -33,6 +37,8 @@ def attributes(target: Target) -> str:
     if target.arch == "riscv64" and target.has_known_vector_length:
         scale = target.vector.bits // VSCALE_BITS
         return f'vscale_range({scale},{scale}) "tune-cpu"="{GROUPED_TUNING}"'
+    if target.arch == "riscv64" and target.cpu.startswith("generic"):
+        return f'"tune-cpu"="{UNNAMED_TUNING}"'
     return "optsize minsize" if target.arch == "arm" and target.vector.bits else ""
 
 
