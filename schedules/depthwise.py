@@ -75,8 +75,11 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     # registers.
     single = 1 if target.vector.bits == 0 else extent(sch, lane)
     in_place = _reads_in_place(sch, target, anchored, taps)
+    stride = max(1, int(sch.get(anchored.anchor).reads[0].source.ty.shape[3]) // width)
+    window = (taps[0] * taps[1], taps[1], stride)
+    lanes = single if in_place else extent(sch, lane)
     default = Decision(
-        RowTile(choose_row_tile(target, width, single if in_place else extent(sch, lane))),
+        RowTile(choose_row_tile(target, width, lanes, _most_rows(target, width, lanes, window))),
         0 if in_place else choose_band(target, sch, anchored),
     )
 
@@ -107,11 +110,30 @@ def _reads_in_place(
     return small or n * blocks >= target.cores
 
 
-def choose_row_tile(target: Target, width: int, lanes: int) -> int:
+def _reads_memory(target: Target) -> bool:
+    """Whether multiply-adds take inputs from memory, so that these need no registers."""
+    return target.arch == "x86_64" and target.vector.fma
+
+
+def _most_rows(target: Target, width: int, lanes: int, window: tuple[int, int, int]) -> int:
+    """Accumulators that leave registers to a row of the window's inputs, which neighbours share.
+
+    Args:
+        window: taps of it all, and taps and stride along the row.
+    """
+    taps, row_taps, stride = window
+    # In a loop over a window's rows, more tiles of a short row cost more than a spilled input.
+    if _reads_memory(target) or (taps > MAX_UNROLLED_TAPS and width <= 2 * MAX_TILE):
+        return MAX_TILE
+    registers = target.vector.registers // max(1, math.ceil(lanes / target.vector.lanes()))
+    return max(1, (registers + stride - row_taps) // (1 + stride))
+
+
+def choose_row_tile(target: Target, width: int, lanes: int, most: int = MAX_TILE) -> int:
     """Accumulators along a row: as many as leave half the registers to inputs and weights."""
     # Fewest tiles first, then the least waste in the last one.
     return min(
-        row_tiles(target, width, lanes),
+        (t for t in row_tiles(target, width, lanes) if t <= most),
         key=lambda t: (math.ceil(width / t), math.ceil(width / t) * t),
     )
 
@@ -203,11 +225,15 @@ def schedule_in_place(
             schedule_stage(sch, stage)
     *_, oh, ow, lane = sch.get_loops(anchored.output)
     ow_outer, ow_inner = sch.split(ow, [None, rows])
+    whole = extent(sch, oh) == height
+    strips = whole and _goes_in_strips(sch, target, anchored, extent(sch, ow_outer))
+    if strips:
+        sch.reorder(ow_outer, oh, ow_inner)
     if target.vector.bits:
         sch.vectorize(lane)
     else:
         sch.reorder(lane, ow_outer, ow_inner)
-    sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
+    sch.compute_at(anchored.anchor, oh if strips else ow_outer, preserve_unit_loops=True)
     *_, w, k, kh, kw = sch.get_loops(anchored.anchor)
     sch.reorder(kh, kw, w, k)
     sch.vectorize(k)
@@ -215,9 +241,25 @@ def schedule_in_place(
         sch.unroll(loop)
     if target.arch == "aarch64" or taps[0] * taps[1] <= MAX_UNROLLED_TAPS:
         sch.unroll(kh)
-    if extent(sch, oh) < height:
-        sch.annotate(oh, BRANCH, height)
-    else:
+    if whole:
         sch.annotate(oh, CUT, 1)
+    else:
+        sch.annotate(oh, BRANCH, height)
     sch.annotate(ow_outer, CUT, 1)
     sch.decompose_reduction(anchored.anchor, kh)
+
+
+def _goes_in_strips(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, column_tiles: int
+) -> bool:
+    """Whether all rows of one tile come before the next tile.
+
+    Both tiles of a short row are one piece of code, in which LLVM keeps the inputs that they share
+    and spills them. Strips of a plane in L1 cost nothing, but RISC-V counts more addresses.
+    """
+    if column_tiles != 2 or not target.vector.bits:
+        return False
+    if _reads_memory(target) or target.arch == "riscv64":
+        return False
+    plane = sch.get(anchored.anchor).reads[0].source.ty.shape[2:]
+    return 4 * math.prod(int(d) for d in plane) <= target.caches.l1d // 4

@@ -214,9 +214,10 @@ def _temporaries(target: Target, rows: int, vectors: int, neighbours_share: bool
     if target.arch == "riscv64" and target.vector.bits:
         # Scalars have registers of their own; one group of weights is loaded while one is used.
         return max(1, 2 * GROUPED_STEPS - vectors)
+    products = 0 if target.vector.fma else 3
     if target.arch in FMAS_TAKE_LANES or neighbours_share:
-        return rows + 1  # each row's scalar is loaded ahead into a vector register
-    return 1 if target.vector.fma else 4  # without FMA: the broadcast and the products
+        return rows + 1 + products  # each row's scalar is loaded ahead into a vector register
+    return 1 + products  # the broadcast beside them
 
 
 def choose_row_block(

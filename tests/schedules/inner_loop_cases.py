@@ -150,7 +150,7 @@ def spills(loops: list[InnerLoop]) -> str:
 
 
 def reloads(loops: list[InnerLoop]) -> int:
-    """Most instructions of a loop that bring what no round changes back from the stack."""
+    """Most instructions of a loop that bring constants and addresses back from the stack."""
     return max((len(loop.stack) for loop in loops if not loop.spills), default=0)
 
 

@@ -33,12 +33,12 @@ _REGISTER = {
     "arm": r"\b(r\d+|lr|sp)\b",
     "riscv64": r"\b([ast]\d+|sp)\b",
 }
-# Instructions with an operand in memory that write to it.
+# Instructions that write floats or vectors to memory.
 _STORE = {
-    "x86_64": r"^\s+(?!cmp|test|bt|v?u?comis).*\)$",
-    "aarch64": r"^\s+st",
-    "arm": r"^\s+v?st",
-    "riscv64": r"^\s+(?:s[bhwd]|fs|vs)",
+    "x86_64": r"%[xyz]mm\d+, .*\)$",
+    "aarch64": r"^\s+st\w*\s+(?:[qdsv]\d|\{)",
+    "arm": r"^\s+vst",
+    "riscv64": r"^\s+(?:fs|vs)",
 }
 _LOAD = {
     "x86_64": r"^\s+(?!lea).*\(",
@@ -57,9 +57,9 @@ class InnerLoop:
         macs: how many of these multiply (and accumulate).
         stack: those that read or write the same place of the stack in all rounds. A buffer on the
             stack that the loop walks through does not count.
-        spills: whether some of ``stack`` write: to accumulators or other values that change. Where
-            all only read, they bring what no round changes (weights, constants, addresses), at the
-            price of reading it where it lay before.
+        spills: whether some of ``stack`` write floats: accumulators, or other values of a round.
+            Else they bring what no round changes (weights, constants), at the price of reading it
+            where it lay before, or hold addresses and counters.
     """
 
     instructions: int
