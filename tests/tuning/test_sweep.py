@@ -1,4 +1,4 @@
-"""The search against recorded times of whole spaces (scripts/bench/sweep.py, one core with AVX2)."""
+"""The search against recorded times of whole spaces, from scripts/bench/sweep.py on AVX2."""
 
 from __future__ import annotations
 
