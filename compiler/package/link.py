@@ -140,7 +140,7 @@ def link_library(
     exports = "".join(f" {name};" for name in exported_symbols(program))
     (work / "exports.map").write_text(f"{{ global:{exports} local: *; }};\n", encoding="utf-8")
     # Copies, so that no path of this installation gets into the library.
-    for name in (*RUNTIME_SOURCES, "runtime.h", "edgecc.h"):
+    for name in (*RUNTIME_SOURCES, "runtime.h", "tvm_ffi.h", "edgecc.h"):
         (work / name).write_bytes((RUNTIME_DIR / name).read_bytes())
     names = []
     for i, data in enumerate(program.objects):

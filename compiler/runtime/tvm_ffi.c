@@ -4,38 +4,7 @@
 #include <string.h>
 
 #include "runtime.h"
-
-/* TVM's public C ABI (tvm/ffi/c_api.h, dlpack.h). */
-typedef struct DLTensor {
-  void *data;
-  struct {
-    int32_t type, id;
-  } device;
-  int32_t ndim;
-  struct {
-    uint8_t code, bits;
-    uint16_t lanes;
-  } dtype;
-  int64_t *shape;
-  int64_t *strides;
-  uint64_t byte_offset;
-} DLTensor;
-
-typedef struct TVMFFIAny {
-  int32_t type_index;
-  uint32_t padding;
-  union {
-    int64_t v_int64;
-    void *v_ptr;
-    uint64_t v_uint64;
-  };
-} TVMFFIAny;
-
-enum { TYPE_NONE = 0, TYPE_INT = 1, TYPE_DLTENSOR = 7, TYPE_TENSOR = 70 };
-enum { DEVICE_CPU = 1, OBJECT_HEADER_BYTES = 24 };
-enum { CODE_INT = 0, CODE_UINT = 1, CODE_FLOAT = 2, CODE_BFLOAT = 4, CODE_BOOL = 6 };
-
-extern void (*__TVMFFIErrorSetRaisedFromCStr)(const char *kind, const char *message);
+#include "tvm_ffi.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static edgecc_state shared; /* one instance for all calls that come this way */
@@ -74,13 +43,8 @@ static bool is_dense(const DLTensor *tensor) {
 }
 
 static const char *convert(const TVMFFIAny *any, edgecc_tensor *tensor) {
-  const DLTensor *from;
-  if (any->type_index == TYPE_DLTENSOR)
-    from = any->v_ptr;
-  else if (any->type_index == TYPE_TENSOR)
-    from = (const DLTensor *)((const char *)any->v_ptr + OBJECT_HEADER_BYTES);
-  else
-    return "an argument is not a tensor";
+  const DLTensor *from = edgecc_tensor_of(any);
+  if (!from) return "an argument is not a tensor";
   if (from->device.type != DEVICE_CPU) return "a tensor is not on the CPU";
   if (!is_dense(from)) return "a tensor is not dense";
   tensor->data = (char *)from->data + from->byte_offset;

@@ -223,16 +223,40 @@ def make_devices(where: Where, target: Target, settings: Settings) -> list[Devic
         EdgeccError: one can't be reached, or the target's code does not run on this machine.
     """
     from compiler.package.cpu import required_features, why_not_on_host
-    from compiler.tuning.measure import EmulatedDevice, local_device, ssh_device
+    from compiler.tuning.measure import EmulatedDevice, local_device
+    from compiler.tuning.rpc import rpc_device, tracker_devices
+    from compiler.tuning.ssh import ssh_device
 
     if where.emulated:
         return [EmulatedDevice(target, settings)]
     if where.ssh:
-        return [ssh_device(host, target, settings) for host in where.ssh]
+        return _each(ssh_device, where.ssh, target, settings)
+    if where.rpc:
+        return _each(rpc_device, where.rpc, target, settings)
+    if where.tracker and where.key:
+        return list(tracker_devices(where.tracker, where.key, target, settings))
     reason = why_not_on_host(target.arch, tuple(required_features(target)))
     if reason:
         raise EdgeccError(
             f"can't measure {target.name} here: {reason}",
-            "--ssh USER@HOST measures on a board, --runner emulated estimates",
+            "--ssh USER@HOST or --rpc HOST:PORT measures on a board, --runner emulated estimates",
         )
     return [local_device(target, settings)]
+
+
+def _each(
+    opener: Callable[[str, Target, Settings], Device],
+    places: Sequence[str],
+    target: Target,
+    settings: Settings,
+) -> list[Device]:
+    """A device at each place, or none at all."""
+    devices: list[Device] = []
+    try:
+        for place in places:
+            devices.append(opener(place, target, settings))
+    except BaseException:
+        for device in devices:
+            device.close()
+        raise
+    return devices

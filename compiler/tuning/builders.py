@@ -42,7 +42,7 @@ class LocalBuilders:
         self.name = f"{self.processes} local processes"
         self._pool = ProcessPool(
             self.processes,
-            initializer=_prepare_worker,
+            initializer=prepare_worker,
             initargs=(os.getpid(),),
             context=multiprocessing.get_context("spawn"),
         )
@@ -108,7 +108,7 @@ def _outcome(future: Any) -> Candidate | str:
         return lines[-1][:200]
 
 
-def _prepare_worker(parent: int) -> None:
+def prepare_worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, end with it, and take no more than a share of the memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):

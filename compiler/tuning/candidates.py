@@ -171,9 +171,16 @@ def _link(code: bytes, target: Target) -> bytes:
 def device_object(target: Target) -> Path:
     """threads.c and candidate.c for the target; compiled once and kept."""
     sources = (RUNTIME_DIR / "threads.c", DEVICE_DIR / "candidate.c")
-    headers = (RUNTIME_DIR / "runtime.h", RUNTIME_DIR / "edgecc.h")
+    names = ("runtime.h", "edgecc.h", "tvm_ffi.h")
+    headers = (DEVICE_DIR / "canary.h", *(RUNTIME_DIR / name for name in names))
     arguments = ["-r", *_COMPILE, f"-I{RUNTIME_DIR}", *map(str, sources)]
     return _kept("candidate", ".o", (*sources, *headers), arguments, target)
+
+
+def probe_library(target: Target) -> bytes:
+    """A candidate without a kernel: loads wherever the target's candidates do."""
+    arguments = ["-shared", "-s", str(device_object(target)), "-lpthread"]
+    return _kept("probe", ".so", (device_object(target),), arguments, target).read_bytes()
 
 
 def measurer(target: Target) -> Path:
@@ -182,7 +189,7 @@ def measurer(target: Target) -> Path:
     # Kernels may call what only these hold, and on older systems they are libraries of their own.
     libraries = ["-Wl,--no-as-needed", "-ldl", "-lm", "-lpthread"]
     arguments = ["-O2", "-g0", "-s", "-std=gnu11", "-fno-sanitize=all", str(source), *libraries]
-    return _kept("measurer", "", (source,), arguments, target)
+    return _kept("measurer", "", (source, DEVICE_DIR / "canary.h"), arguments, target)
 
 
 def _kept(

@@ -11,7 +11,10 @@ from compiler.errors import EdgeccError
 from compiler.tuning.candidates import Candidate
 from compiler.tuning.measure import Device, DeviceLostError, Measurement, MeasurementError
 
-ATTEMPTS = 4  # to reach a device that is gone, with pauses of 1, 2, 4 seconds between
+# A device that is gone is tried again for as long as a board may take to start anew, after pauses
+# that double up to the longest.
+PATIENCE_SECONDS = 120.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 Outcome = tuple[Candidate, Measurement | str]
 
 
@@ -27,6 +30,7 @@ class Fleet:
         self._devices = list(devices)
         self._notify = notify
         self._references: dict[int, str] = {}
+        self._gone_since: dict[int, float] = {}
 
     @property
     def names(self) -> list[str]:
@@ -43,9 +47,10 @@ class Fleet:
             EdgeccError: no device answers any more.
         """
         todo: queue.SimpleQueue[Candidate | None] = queue.SimpleQueue()
-        done: queue.SimpleQueue[Outcome | Device] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Outcome | Device | str] = queue.SimpleQueue()
+        over = threading.Event()
         threads = [
-            threading.Thread(target=self._serve, args=(d, default, todo, done), daemon=True)
+            threading.Thread(target=self._serve, args=(d, default, todo, done, over), daemon=True)
             for d in self._devices
         ]
         for thread in threads:
@@ -62,16 +67,21 @@ class Fleet:
             outcome = self._receive(done.get())
             open_jobs -= len(outcome)
             yield from outcome
+        over.set()
         for _ in threads:
             todo.put(None)
         for thread in threads:
             thread.join()
 
-    def _receive(self, item: Outcome | Device) -> list[Outcome]:
+    def _receive(self, item: Outcome | Device | str) -> list[Outcome]:
         if isinstance(item, tuple):
             return [item]
+        if isinstance(item, str):
+            self._notify(item)
+            return []
         self._notify(f"{item.name} does not answer; going on without it")
         self._devices.remove(item)
+        item.close()
         if not self._devices:
             raise EdgeccError(
                 f"{item.name} does not answer any more",
@@ -84,35 +94,42 @@ class Fleet:
         device: Device,
         default: Candidate,
         todo: queue.SimpleQueue[Candidate | None],
-        done: queue.SimpleQueue[Outcome | Device],
+        done: queue.SimpleQueue[Outcome | Device | str],
+        over: threading.Event,
     ) -> None:
+        pause = FIRST_PAUSE_SECONDS
         while (candidate := todo.get()) is not None:
             try:
                 done.put((candidate, self._measure(device, default, candidate)))
-            except DeviceLostError:
-                todo.put(candidate)
-                done.put(device)
-                return
+                self._gone_since.pop(id(device), None)
+                pause = FIRST_PAUSE_SECONDS
+            except DeviceLostError as error:
+                todo.put(candidate)  # another device may be free for it
+                now = time.monotonic()
+                if id(device) not in self._gone_since:
+                    done.put(f"{error}; trying again")
+                if now - self._gone_since.setdefault(id(device), now) >= PATIENCE_SECONDS:
+                    done.put(device)
+                    return
+                over.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _measure(
         self, device: Device, default: Candidate, candidate: Candidate
     ) -> Measurement | str:
-        for attempt in range(ATTEMPTS):
-            try:
-                if candidate is default:
-                    self._references[id(device)] = default.digest
-                    return device.measure(default, True)
-                if self._references.get(id(device)) != default.digest:
-                    device.measure(default, True)
-                    self._references[id(device)] = default.digest
-                return device.measure(candidate, False)
-            except MeasurementError as error:
-                return str(error)
-            except DeviceLostError:
-                self._references.pop(id(device), None)
-                if attempt < ATTEMPTS - 1:
-                    time.sleep(2**attempt)
-        raise DeviceLostError(device.name)
+        try:
+            if candidate is default:
+                self._references[id(device)] = default.digest
+                return device.measure(default, True)
+            if self._references.get(id(device)) != default.digest:
+                device.measure(default, True)
+                self._references[id(device)] = default.digest
+            return device.measure(candidate, False)
+        except MeasurementError as error:
+            return str(error)
+        except DeviceLostError:
+            self._references.pop(id(device), None)
+            raise
 
     def close(self) -> None:
         """End all devices."""

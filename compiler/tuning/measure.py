@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import shlex
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,9 @@ from compiler.tuning.candidates import Candidate, measurer
 # A canary slower than the fastest by more than this: the clock fell, or a neighbour woke up.
 CANARY_SLACK = 1.08
 MAX_COPIES = 8
+# Of device/measurer.c; measuring over RPC keeps to them as well.
+MAX_SAMPLES = 512
+SAMPLE_SECONDS = 300e-6
 RETRIES = 2
 
 
@@ -164,9 +166,14 @@ class PipeDevice:
         return line.decode()
 
 
+def copies_of(nbytes: int, settings: Settings) -> int:
+    """Sets of buffers that runs take in turns, ``nbytes`` each, so that caches are cold."""
+    return min(MAX_COPIES, max(1, -(-settings.cold_bytes // max(1, nbytes))))
+
+
 def request(candidate: Candidate, settings: Settings, reference: bool) -> bytes:
     """What the measuring program reads."""
-    copies = min(MAX_COPIES, max(1, -(-settings.cold_bytes // max(1, candidate.nbytes))))
+    copies = copies_of(candidate.nbytes, settings)
     numbers = (
         *(len(candidate.library), settings.threads, settings.budget_ms, settings.samples),
         *(int(settings.timeout_s * 1000), settings.memory_mb, copies),
@@ -225,33 +232,6 @@ class SteadyDevice:
 def local_device(target: Target, settings: Settings, name: str = "local") -> SteadyDevice:
     """This machine."""
     return SteadyDevice(PipeDevice(name, [str(measurer(target))], settings))
-
-
-def ssh_device(host: str, target: Target, settings: Settings) -> SteadyDevice:
-    """A board that needs nothing but an SSH server: the measuring program is copied there.
-
-    Args:
-        host: [USER@]HOST, or an alias of ~/.ssh/config.
-
-    Raises:
-        EdgeccError: the host can't be reached, or the program can't be put there.
-    """
-    # Under the home folder: nobody else can put a program of theirs in its place.
-    remote = f".cache/edgecc/{measurer(target).name}"
-    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15"]
-    copy = (
-        f"umask 077; mkdir -p .cache/edgecc && cat > {remote}.$$ && chmod 700 {remote}.$$ && "
-        f"mv {remote}.$$ {remote}"
-    )
-    done = subprocess.run(
-        [*ssh, host, copy], input=measurer(target).read_bytes(), capture_output=True, check=False
-    )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"]
-        raise EdgeccError(
-            f"--ssh {host}: {lines[-1]}", f"`ssh {shlex.quote(host)} true` must work without asking"
-        )
-    return SteadyDevice(PipeDevice(f"ssh {host}", [*ssh, host, f"./{remote}"], settings))
 
 
 class EmulatedDevice:

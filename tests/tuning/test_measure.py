@@ -15,10 +15,9 @@ import pytest
 from compiler.api import DIGITS
 from compiler.errors import EdgeccError
 from compiler.frontend import import_model
-from compiler.package.link import zig
 from compiler.passes import optimize
 from compiler.target import load_target
-from compiler.tuning.candidates import Candidate, Request, build, device_object, measurer
+from compiler.tuning.candidates import Candidate, Request, build, measurer
 from compiler.tuning.measure import (
     DeviceLostError,
     EmulatedDevice,
@@ -29,37 +28,16 @@ from compiler.tuning.measure import (
     SteadyDevice,
 )
 from compiler.tuning.tasks import extract
+from tests.tuning.kernels import KERNELS, kernel_candidate
 from tests.tuning.models import small_network
 
 HOST = load_target("host")
 QUICK = Settings(2, budget_ms=5, samples=3, timeout_s=2.0)
-# Outputs of 64 floats from 64 floats.
-KERNELS = {
-    "double": "for (int i = 0; i < 64; ++i) y[i] = 2 * x[i];",
-    "nearly": "for (int i = 0; i < 64; ++i) y[i] = 2.000001f * x[i];",
-    "wrong": "for (int i = 0; i < 64; ++i) y[i] = 2 * x[i] + (i == 9);",
-    "partly": "for (int i = 0; i < 63; ++i) y[i] = 2 * x[i];",
-    "beyond": "for (int i = 0; i < 65; ++i) y[i] = 2 * x[i % 64];",
-    "crash": "*(volatile int *)0 = 1;",
-    "hang": "for (volatile int i = 0;; ++i) y[0] = x[0];",
-    "error": "return 7;",
-    "abort": "__builtin_trap();",
-}
 
 
 @pytest.fixture(scope="module")
-def candidates(tmp_path_factory) -> dict[str, Candidate]:
-    found = {}
-    for name, body in KERNELS.items():
-        folder = tmp_path_factory.mktemp(name)
-        code = f"int edgecc_kernel(const float *x, float *y) {{ {body} return 0; }}"
-        (folder / "kernel.c").write_text(code)
-        flags = ["-target", HOST.linker_triple, "-O1", "-fPIC", "-shared", "-fno-sanitize=all"]
-        zig([*flags, "kernel.c", str(device_object(HOST)), "-lpthread", "-o", "out.so"], folder)
-        library = (folder / "out.so").read_bytes()
-        buffers = ("i f 1 256 0", "o f 256")
-        found[name] = Candidate((0,), library, buffers, 512, name, name, {})
-    return found
+def candidates() -> dict[str, Candidate]:
+    return {name: kernel_candidate(name, HOST) for name in KERNELS}
 
 
 @pytest.fixture

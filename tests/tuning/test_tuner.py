@@ -53,6 +53,8 @@ def tasks(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("compiler.tuning.fleet.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("compiler.tuning.fleet.PATIENCE_SECONDS", 0.1)
 
 
 def tune(folder, tasks, devices, trials=1000, builders=None, fingerprint=LOCAL):
@@ -229,6 +231,19 @@ def test_a_lost_board_does_not_stop_the_others(tasks, tmp_path):
     tuner, events = tune(tmp_path, tasks, [bad, good])
     assert any("lost board does not answer" in e.get("text", "") for e in events)
     assert all(p.search.measured for p in tuner.tasks)
+
+
+def test_a_board_that_comes_back_goes_on(tasks, tmp_path):
+    calls = []
+
+    def restarts(values):
+        calls.append(values)
+        return DeviceLostError("gone") if 3 < len(calls) < 7 else by_sum(values)
+
+    tuner, events = tune(tmp_path, tasks[:1], [FakeDevice(restarts)])
+    assert [e["text"] for e in events if e["event"] == "note"] == ["gone; trying again"]
+    assert tuner.tasks[0].search.best < math.inf
+    assert not any(e["event"] == "skipped" for e in events)
 
 
 def test_the_last_lost_board_is_an_error_and_keeps_the_log(tasks, tmp_path):

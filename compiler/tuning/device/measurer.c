@@ -17,8 +17,7 @@
  *   failed REASON
  *
  * ERROR is the largest difference to the outputs of the last request with REFERENCE 1, over the
- * largest absolute value there (of bytes: how many differ). The canary, a fixed loop that fits in
- * registers, is timed before and after: when the two or two requests differ, the clock did.
+ * largest absolute value there (of bytes: how many differ). The canary is timed before and after.
  *
  * Each request runs in a process of its own, so that a crash costs one candidate. */
 #define _GNU_SOURCE
@@ -39,6 +38,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "canary.h"
+
 #define EDGECC_MARK 0x45444743 /* the same in compiler/estimate/plugin.c */
 #define MAX_BUFFERS 16
 #define MAX_RANK 16
@@ -46,8 +47,6 @@
 #define GUARD 64
 #define GUARD_BYTE 0xA5
 #define SAMPLE_NS 300000 /* shorter samples are mostly the clock's own noise */
-
-typedef unsigned long long u64; /* what %llu takes */
 
 typedef struct buffer {
   char role, kind;
@@ -71,25 +70,6 @@ static int answers = STDOUT_FILENO;
 static void fail(const char *reason) {
   dprintf(answers, "failed %s\n", reason);
   _exit(1);
-}
-
-static u64 now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (u64)now.tv_sec * 1000000000u + (u64)now.tv_nsec;
-}
-
-/* Fused or not, the chain takes the same number of cycles each time. */
-static u64 canary(void) {
-  const u64 start = now_ns();
-  volatile float seed = 1.0f;
-  float a = seed, b = seed, c = seed, d = seed;
-  for (int i = 0; i < 50000; ++i) {
-    a = a * 0.999f + 0.001f, b = b * 0.998f + 0.002f;
-    c = c * 0.997f + 0.003f, d = d * 0.996f + 0.004f;
-  }
-  seed = a + b + c + d;
-  return now_ns() - start;
 }
 
 static int read_buffer(FILE *in, buffer *b) {
