@@ -12,6 +12,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from compiler.codegen.graph import read_graph
+from compiler.frontend import import_model
+from compiler.passes import optimize
+from compiler.target import load_target
 from scripts.modelzoo import samples
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "bench" / "models.py"
@@ -79,3 +83,12 @@ def test_unknown_name_lists_the_known(tmp_path):
     assert done.returncode == 2
     assert "resnet50" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["x86_64_v3", "arm_cortex_a72", "riscv_spacemit_x60"])
+@pytest.mark.parametrize("name", [n for n in PARAMETERS if n != "minilm"])
+def test_no_kernel_only_changes_the_layout(written, name, target):
+    """One layout serves a whole network: nothing is packed or unpacked at run time."""
+    module = optimize(import_model(written(name)).module, load_target(target))
+    functions = {call.function for call in read_graph(module).calls}
+    assert not [f for f in functions if any(w in f for w in ("pack", "transpose", "transform"))]

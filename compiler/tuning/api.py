@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from compiler.tuning.measure import Device, Settings
+    from compiler.tuning.tasks import Task
+    from compiler.tuning.tuner import Progress
 
 Event = dict[str, Any]
 
@@ -142,70 +145,38 @@ def tune(
         raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
-    folder = Path(tuning_logs) / chosen.name
-    with TuningLog(folder) as log:
+    session = fingerprint(chosen, where.runner, n_threads)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(TuningLog(Path(tuning_logs) / chosen.name))
         notify({"event": "repaired", "lines": log.repaired})
         fleet = Fleet(
             make_devices(where, chosen, settings),
             lambda text: notify({"event": "note", "text": text}),
         )
-        try:
-            workers = make_builders(builders)
-            try:
-                tuner = Tuner(
-                    chosen,
-                    tasks,
-                    log,
-                    fleet,
-                    workers,
-                    fingerprint(chosen, where.runner, n_threads),
-                    notify,
-                    overlap=where.runner in ("ssh", "rpc"),
-                )
-                recalled = tuner.recalled
-                notify(
-                    {
-                        "event": "start",
-                        "target": chosen.name,
-                        "log": str(folder),
-                        "devices": fleet.names,
-                        "builders": workers.name,
-                        "threads": n_threads,
-                        "peak_gflops": chosen.peak_gflops() * n_threads,
-                        "recalled": recalled,
-                        "budget": trials,
-                        "tasks": [
-                            {
-                                "label": t.label,
-                                "template": t.template,
-                                "calls": t.calls,
-                                "macs": t.macs,
-                                "decisions": len(t.space.rows),
-                            }
-                            for t in tasks
-                        ],
-                    }
-                )
-                tuner.run(trials if trials is not None else 1 << 30)
-            finally:
-                workers.close()
-        finally:
-            fleet.close()
-    tuned = tuple(
-        TunedTask(
-            p.task.label,
-            p.task.template,
-            p.task.calls,
-            p.task.macs,
-            p.default_seconds,
-            p.search.best,
-            p.chosen,
-            tuple(p.history),
+        stack.callback(fleet.close)
+        workers = make_builders(builders)
+        stack.callback(workers.close)
+        overlap = where.runner in ("ssh", "rpc")
+        tuner = Tuner(chosen, tasks, log, fleet, workers, session, notify, overlap)
+        recalled = tuner.recalled
+        notify(
+            {
+                "event": "start",
+                "target": chosen.name,
+                "log": str(log.folder),
+                "devices": fleet.names,
+                "builders": workers.name,
+                "threads": n_threads,
+                "peak_gflops": chosen.peak_gflops() * n_threads,
+                "recalled": recalled,
+                "budget": trials,
+                "tasks": [_description(task) for task in tasks],
+            }
         )
-        for p in tuner.tasks
-    )
+        tuner.run(trials if trials is not None else 1 << 30)
+    tuned = tuple(_outcome(progress) for progress in tuner.tasks)
     return TuneResult(
-        folder,
+        log.folder,
         chosen,
         tuned,
         recalled,
@@ -213,6 +184,30 @@ def tune(
         time.monotonic() - started,
         1e3 * sum(t.calls * t.default_seconds for t in tuned),
         1e3 * sum(t.calls * t.best_seconds for t in tuned),
+    )
+
+
+def _description(task: Task) -> dict[str, Any]:
+    """A task in the event that starts a run."""
+    return {
+        "label": task.label,
+        "template": task.template,
+        "calls": task.calls,
+        "macs": task.macs,
+        "decisions": len(task.space.rows),
+    }
+
+
+def _outcome(progress: Progress) -> TunedTask:
+    return TunedTask(
+        progress.task.label,
+        progress.task.template,
+        progress.task.calls,
+        progress.task.macs,
+        progress.default_seconds,
+        progress.search.best,
+        progress.chosen,
+        tuple(progress.history),
     )
 
 

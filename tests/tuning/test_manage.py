@@ -97,7 +97,11 @@ def test_archives_write_nowhere_else(name, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.tar.gz"]
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", gzip.compress(b"neither")[:-4]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", gzip.compress(b"neither", mtime=0)[:-4]],
+    ids=["empty", "text", "truncated"],
+)
 def test_what_is_no_archive(data, tmp_path):
     (tmp_path / "bad.tar.gz").write_bytes(data)
     with pytest.raises(EdgeccError):
