@@ -23,6 +23,8 @@ from schedules.tiles import (
     weights_together,
 )
 
+# In-order cores want loads well before their use: LLVM keeps so many more values.
+SPARE_IN_ORDER = 1
 MAX_ROWS = 16
 MAX_COLUMNS = 6
 # Shorter passes over the depth spend too much on loading and storing the sums.
@@ -154,7 +156,8 @@ def _candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
 def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
     """Accumulators, one step's weights and inputs."""
     inputs = problem.input_vectors(tile, target.vector.lanes())
-    return tile.columns * (tile.rows + 1) + inputs
+    ahead = SPARE_IN_ORDER if target.in_order else 0
+    return tile.columns * (tile.rows + 1) + inputs + ahead
 
 
 def _depths(problem: Problem) -> list[int]:
