@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,14 +121,18 @@ class TuningLog:
                 continue
             self.records.append(_record(index, body))
 
-    def _lines(self, name: str) -> list[Any]:
+    def content(self, name: str) -> bytes:
+        """A file of the log; empty where there is none."""
         path = self.folder / name
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise EdgeccError(f"can't read {path}: {error.strerror}") from error
+
+    def _lines(self, name: str) -> list[Any]:
+        path, data = self.folder / name, self.content(name)
         rows = []
         whole, _, torn = data.rpartition(b"\n")
         for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
@@ -258,6 +263,32 @@ class TuningLog:
         rows = (json.dumps([r.workload, r.body], separators=(",", ":")) for r in self.records)
         temporary.write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
         temporary.replace(self.folder / RECORDS)
+
+
+class ArchivedLog(TuningLog):
+    """One target's log in an archive, for reading; see ``compiler.tuning.manage.export``.
+
+    Args:
+        archive: the .tar.gz file.
+        target: which of its logs.
+    """
+
+    def __init__(self, archive: Path, target: str) -> None:
+        self._target = target
+        super().__init__(archive)
+
+    def content(self, name: str) -> bytes:
+        """A file of the log; empty where there is none."""
+        try:
+            with tarfile.open(self.folder, "r:gz") as tar:
+                file = tar.extractfile(f"{self._target}/{name}")
+                return file.read() if file is not None else b""
+        except KeyError:
+            return b""
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise EdgeccError(
+                f"{self.folder} can't be read: {error}", "`edgecc logs export` writes such archives"
+            ) from error
 
 
 def _record(index: int, body: list[Any]) -> Record:

@@ -15,7 +15,7 @@ from tvm.s_tir import meta_schedule as ms
 from compiler.codegen.compile import Decided
 from compiler.errors import EdgeccError
 from compiler.target import Target, list_targets, load_target
-from compiler.tuning.log import RECORDS, Record, TuningLog
+from compiler.tuning.log import RECORDS, ArchivedLog, Record, TuningLog
 from compiler.tuning.tasks import workload, workload_key
 
 
@@ -23,8 +23,8 @@ class Lookup:
     """Finds the decision for a function.
 
     Args:
-        folders: tuning logs, each with a folder for each target; those that do not exist are left
-            out.
+        folders: tuning logs, each with a folder or an archive TARGET.tar.gz for each target; those
+            that do not exist are left out.
         nearest: take records of similar targets where the target has none.
 
     Attributes:
@@ -38,11 +38,14 @@ class Lookup:
         self._checked: dict[tuple[int, str], bool] = {}
         names = [target.name, *(similar_targets(target) if nearest else ())]
         for name in names:
+            near = "" if name == target.name else name
             for folder in dict.fromkeys(folders):
                 if (folder / name / RECORDS).is_file():
                     log = TuningLog(folder / name)
                     self.repaired += log.repaired
-                    self._logs.append(("" if name == target.name else name, log))
+                    self._logs.append((near, log))
+                if (archive := folder / f"{name}.tar.gz").is_file():
+                    self._logs.append((near, ArchivedLog(archive, name)))
 
     def __call__(self, func: tirx.PrimFunc) -> Decided | None:
         """The best decision that a log has for a function, with where it comes from."""
@@ -73,7 +76,7 @@ class Lookup:
             return None
         digest = hashlib.sha256()
         for _, log in self._logs:
-            digest.update((log.folder / RECORDS).read_bytes())
+            digest.update(log.content(RECORDS))
         return digest.hexdigest()
 
 

@@ -7,12 +7,14 @@ import json
 import pytest
 
 import compiler
+from compiler.errors import EdgeccError
 from compiler.frontend import import_model
 from compiler.passes import optimize
 from compiler.target import load_target
 from compiler.tuning.candidates import Request, build
 from compiler.tuning.log import Fingerprint, TuningLog, compact
 from compiler.tuning.lookup import similar_targets
+from compiler.tuning.manage import export
 from compiler.tuning.tasks import extract, workload_as_json
 from schedules.registry import VERSIONS
 from tests.tuning.models import small_network
@@ -54,6 +56,23 @@ def test_a_build_takes_the_fastest_records(model, tmp_path):
     assert operators(plain)["conv2d"]["decision"] != chosen["conv2d"]
     assert result.manifest["tuning_logs"] is not None
     assert plain.manifest["tuning_logs"] is None
+
+
+def test_an_archive_serves_as_a_log(model, tmp_path):
+    chosen = log_last_decisions(model, tmp_path / "logs", "x86_64_v3")
+    (tmp_path / "shipped").mkdir()
+    export(tmp_path / "logs", tmp_path / "shipped" / "x86_64_v3.tar.gz")
+    result = compiler.build(
+        model, "x86_64_v3", tmp_path / "out", tuning_logs=[tmp_path / "shipped"], verify=False
+    )
+    assert operators(result)["conv2d"]["decision"] == chosen["conv2d"]
+    assert operators(result)["conv2d"]["tuned"] == "measured"
+
+
+def test_a_broken_archive_is_named(model, tmp_path):
+    (tmp_path / "x86_64_v3.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(EdgeccError, match=r"x86_64_v3\.tar\.gz can't be read"):
+        compiler.build(model, "x86_64_v3", tmp_path / "out", tuning_logs=[tmp_path], verify=False)
 
 
 def test_records_of_an_old_template_are_left_out(model, tmp_path):
