@@ -18,6 +18,7 @@ from compiler.frontend import import_model
 from compiler.passes import optimize
 from compiler.target import load_target
 from compiler.tuning.candidates import Candidate, Request, build, measurer
+from compiler.tuning.fleet import Fleet
 from compiler.tuning.measure import (
     DeviceLostError,
     EmulatedDevice,
@@ -26,6 +27,7 @@ from compiler.tuning.measure import (
     PipeDevice,
     Settings,
     SteadyDevice,
+    request,
 )
 from compiler.tuning.tasks import extract
 from tests.tuning.kernels import KERNELS, kernel_candidate
@@ -131,6 +133,27 @@ def test_it_ends_with_its_parent(candidates, tmp_path):
             return
         time.sleep(0.05)
     raise AssertionError("it still runs")
+
+
+def test_it_ends_with_its_parent_in_the_middle_of_a_candidate(candidates):
+    settings = dataclasses.replace(QUICK, timeout_s=60.0)
+    process = subprocess.Popen([str(measurer(HOST))], stdin=subprocess.PIPE)
+    process.stdin.write(request(candidates["hang"], settings, True))
+    process.stdin.flush()
+    time.sleep(0.5)
+    process.stdin.close()
+    assert process.wait(10) == 0
+
+
+def test_one_program_serves_all_rounds(device, candidates):
+    """Whichever thread starts it."""
+    fleet = Fleet([device], pytest.fail)
+    pids = set()
+    for name in ("double", "nearly", "double"):
+        (outcome,) = fleet.measure(candidates["double"], [candidates[name]])
+        assert isinstance(outcome[1], Measurement)
+        pids.add(device._process.pid)
+    assert len(pids) == 1
 
 
 class Weather:

@@ -281,10 +281,14 @@ static void await(pid_t child, int from, int timeout_ms) {
   const u64 end = now_ns() + (u64)timeout_ms * 1000000;
   for (;;) {
     const long long left = (long long)(end - now_ns()) / 1000000;
-    struct pollfd wait = {from, POLLIN, 0};
-    const int ready = left > 0 ? poll(&wait, 1, (int)left) : 0;
+    struct pollfd waits[] = {{from, POLLIN, 0}, {STDIN_FILENO, 0, 0}};
+    const int ready = left > 0 ? poll(waits, 2, (int)left) : 0;
     if (ready < 0 && errno == EINTR) continue;
     if ((timed_out = !ready)) break;
+    if (waits[1].revents & POLLHUP) { /* nobody wants the answer any more */
+      kill(child, SIGKILL);
+      _exit(0);
+    }
     const ssize_t n = read(from, line + used, sizeof line - 1 - used);
     if (n <= 0) break;
     used += (size_t)n;
@@ -315,7 +319,6 @@ static void prepare_reference(const request *r) {
 static int serve(void) {
   request r;
   int got;
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
   while ((got = read_request(stdin, &r)) > 0) {
     int ends[2];
     if (r.reference) prepare_reference(&r);
