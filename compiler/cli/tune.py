@@ -58,7 +58,7 @@ def tune(
     ssh: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[USER@]HOST",
+            metavar="[USER@]HOST[:PORT]",
             help="Measure on a board over SSH; nothing must be installed there; repeatable.",
         ),
     ] = None,

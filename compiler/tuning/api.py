@@ -27,7 +27,7 @@ class Where:
 
     Args:
         emulated: count under the target's emulator instead of measuring.
-        ssh: [USER@]HOST of boards.
+        ssh: [USER@]HOST[:PORT] of boards.
         rpc: HOST:PORT of TVM RPC servers.
         tracker: HOST:PORT of a TVM RPC tracker, and ``key`` of the boards there.
     """

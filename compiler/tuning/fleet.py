@@ -47,7 +47,7 @@ class Fleet:
             EdgeccError: no device answers any more.
         """
         todo: queue.SimpleQueue[Candidate | None] = queue.SimpleQueue()
-        done: queue.SimpleQueue[Outcome | Device | str] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Outcome | Device | str | Exception] = queue.SimpleQueue()
         over = threading.Event()
         threads = [
             threading.Thread(target=self._serve, args=(d, default, todo, done, over), daemon=True)
@@ -73,9 +73,11 @@ class Fleet:
         for thread in threads:
             thread.join()
 
-    def _receive(self, item: Outcome | Device | str) -> list[Outcome]:
+    def _receive(self, item: Outcome | Device | str | Exception) -> list[Outcome]:
         if isinstance(item, tuple):
             return [item]
+        if isinstance(item, Exception):
+            raise item
         if isinstance(item, str):
             self._notify(item)
             return []
@@ -94,7 +96,7 @@ class Fleet:
         device: Device,
         default: Candidate,
         todo: queue.SimpleQueue[Candidate | None],
-        done: queue.SimpleQueue[Outcome | Device | str],
+        done: queue.SimpleQueue[Outcome | Device | str | Exception],
         over: threading.Event,
     ) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -113,6 +115,9 @@ class Fleet:
                     return
                 over.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Exception as error:  # a fault of ours: nobody must wait for this thread
+                done.put(error)
+                return
 
     def _measure(
         self, device: Device, default: Candidate, candidate: Candidate

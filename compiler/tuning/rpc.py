@@ -122,6 +122,8 @@ class Worker:
             initargs=(os.getpid(),),
             context=multiprocessing.get_context("spawn"),
         )
+        # Starts the process here and now: it ends with the thread that starts it.
+        self._pool.schedule(int)
 
     def call(self, timeout: float, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result.

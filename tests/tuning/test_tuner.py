@@ -246,6 +246,14 @@ def test_a_board_that_comes_back_goes_on(tasks, tmp_path):
     assert not any(e["event"] == "skipped" for e in events)
 
 
+def test_a_fault_of_a_device_is_no_endless_wait(tasks, tmp_path):
+    def broken(values):
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        tune(tmp_path, tasks, [FakeDevice(broken)])
+
+
 def test_the_last_lost_board_is_an_error_and_keeps_the_log(tasks, tmp_path):
     calls = []
 
