@@ -149,6 +149,8 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, stage, number, code, last
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Where the tests are a shell's background job, Ctrl-C is ignored, and inherited so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     while f"] {stage}" not in seen:
