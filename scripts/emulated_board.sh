@@ -19,7 +19,7 @@ board=${EDGECC_BOARD:-$here/build/emulated-board}
 host_python=${PYTHON:-python3}
 packages=(python3.11-minimal libpython3.11-stdlib libstdc++6)
 wheels=(apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 numpy ml_dtypes psutil
-  typing_extensions cloudpickle)
+  tornado typing_extensions cloudpickle)
 emulator=(qemu-aarch64 -cpu cortex-a72 -L "$board/root")
 
 die() {
@@ -85,13 +85,16 @@ prepare() ( # a subshell: the lock goes with it
   mkdir -p "$(dirname "$board")"
   exec 9>"$board.lock"
   flock 9
-  [ ! -d "$board" ] || exit 0
+  contents="${packages[*]} ${wheels[*]}"
+  [ "$(cat "$board/contents" 2>/dev/null)" != "$contents" ] || exit 0
+  rm -rf "$board"
   work=$(mktemp -d "$board.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   unpack_debian "$work/root" "$work/apt"
   unpack_wheels "$work/site"
   write_python "$work/site"
   rm -rf "$work/apt"
+  echo "$contents" >"$work/contents"
   mv "$work" "$board" # complete, or not there
 )
 

@@ -25,10 +25,17 @@ from compiler.tuning.ssh import COMMAND
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("cloudpickle")  # TVM's tracker starts its worker with it
+pytest.importorskip("tornado")  # and listens with it
 SCRIPT = Path(__file__).parents[2] / "scripts" / "emulated_board.sh"
 TARGET = "arm_cortex_a72"
 START_SECONDS = 180.0  # TVM alone takes ten to import there
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """A board starts anew faster than this one on a busy machine."""
+    monkeypatch.setattr("compiler.tuning.fleet.PATIENCE_SECONDS", START_SECONDS)
 
 
 @pytest.fixture(scope="module")

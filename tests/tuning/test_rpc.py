@@ -18,6 +18,7 @@ from tests.tuning.kernels import KERNELS, c_candidate, kernel_candidate
 
 pytest.importorskip("cloudpickle")  # the server starts its workers with it
 pytest.importorskip("psutil")  # and ends them with it
+pytest.importorskip("tornado")  # the tracker listens with it
 
 HOST = load_target("host")
 QUICK = Settings(2, budget_ms=5, samples=3, timeout_s=2.0)
@@ -132,6 +133,19 @@ def test_nobody_answers():
     assert "ssh -N -L" in error.value.hint
     with pytest.raises(EdgeccError, match="no TVM RPC tracker answers"):
         tracker_devices(f"127.0.0.1:{free_port()}", "pi", HOST, QUICK)
+
+
+def test_somebody_who_never_answers(monkeypatch):
+    """As a board that is busy with another session, or whose network is gone."""
+    monkeypatch.setattr("compiler.tuning.rpc.PROBE_SECONDS", 1.0)
+    monkeypatch.setattr("compiler.tuning.rpc.GRACE_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EdgeccError, match="no answer in 2 s") as error:
+            rpc_device(address, HOST, QUICK)
+        assert "another session" in error.value.hint
+        with pytest.raises(EdgeccError, match="no TVM RPC tracker answers"):
+            tracker_devices(address, "pi", HOST, QUICK)
 
 
 def test_a_server_for_another_cpu(server):
