@@ -159,7 +159,8 @@ def as_json(result: TuneResult) -> dict[str, Any]:
 
 def _print(result: TuneResult) -> None:
     rows = []
-    for task in sorted(result.tasks, key=lambda t: -t.calls * t.default_seconds):
+    known = [task for task in result.tasks if math.isfinite(task.default_seconds)]
+    for task in sorted(known, key=lambda t: -t.calls * t.default_seconds):
         gain = task.default_seconds / task.best_seconds
         share = task.calls * task.default_seconds * 1e3 / result.default_ms
         rows.append(
@@ -177,6 +178,12 @@ def _print(result: TuneResult) -> None:
     header = ["operator", "template", "share", "default us", "best us", "gain", "trials", "chosen"]
     console.table(header, rows, right=(2, 3, 4, 5, 6))
     console.result()
+    if len(known) < len(result.tasks):
+        console.warning_line(
+            f"{len(result.tasks) - len(known)} operators could not be measured; --json says why"
+        )
+    if not known:
+        return
     rate = result.trials / result.seconds if result.seconds else 0.0
     console.pairs(
         [

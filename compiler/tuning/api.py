@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class TunedTask:
 
     Args:
         calls: in one inference.
-        default_seconds, best_seconds: of one call.
+        default_seconds, best_seconds: of one call; infinite where the default can't be measured.
         chosen: the decision; "" where it is the default or comes from the log.
         history: best seconds after each trial.
     """
@@ -78,7 +79,7 @@ class TuneResult:
         recalled: tasks of which the log knew enough.
         trials: candidates built or measured in this run.
         seconds: wall time.
-        default_ms, best_ms: of all tasks together in one inference.
+        default_ms, best_ms: of all tasks with known times together in one inference.
     """
 
     log: Path
@@ -175,6 +176,7 @@ def tune(
         )
         tuner.run(trials if trials is not None else 1 << 30)
     tuned = tuple(_outcome(progress) for progress in tuner.tasks)
+    known = [t for t in tuned if math.isfinite(t.default_seconds)]
     return TuneResult(
         log.folder,
         chosen,
@@ -182,8 +184,8 @@ def tune(
         recalled,
         tuner.trials,
         time.monotonic() - started,
-        1e3 * sum(t.calls * t.default_seconds for t in tuned),
-        1e3 * sum(t.calls * t.best_seconds for t in tuned),
+        1e3 * sum(t.calls * t.default_seconds for t in known),
+        1e3 * sum(t.calls * t.best_seconds for t in known),
     )
 
 

@@ -100,10 +100,11 @@ def difference(kind: str, found: npt.NDArray[np.uint8], expected: npt.NDArray[np
     if kind != "f":
         return float(np.count_nonzero(found != expected))
     got, want = (a.view(np.float32).astype(np.float64) for a in (found, expected))
-    delta = np.abs(got - want)
+    both = np.isnan(got) & np.isnan(want)  # the root of an input below zero
+    delta = np.where(both, 0.0, np.abs(got - want))
     if np.isnan(delta).any():
         return float("inf")
-    return float(delta.max(initial=0.0) / np.abs(want).max(initial=1e-30))
+    return float(delta.max(initial=0.0) / np.nanmax(np.abs(want), initial=1e-30))
 
 
 class WorkerLostError(Exception):

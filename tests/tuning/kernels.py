@@ -16,6 +16,7 @@ KERNELS = {
     "wrong": "for (int i = 0; i < 64; ++i) y[i] = 2 * x[i] + (i == 9);",
     "partly": "for (int i = 0; i < 63; ++i) y[i] = 2 * x[i];",
     "beyond": "for (int i = 0; i < 65; ++i) y[i] = 2 * x[i % 64];",
+    "root": "for (int i = 0; i < 64; ++i) y[i] = __builtin_sqrtf(x[i]);",
     "crash": "*(volatile int *)0 = 1;",
     "hang": "for (volatile int i = 0;; ++i) y[0] = x[0];",
     "error": "return 7;",

@@ -61,6 +61,11 @@ def test_times_and_compares(device, candidates):
     assert device.measure(candidates["partly"], False).error == float("inf")
 
 
+def test_the_same_missing_numbers_are_no_difference(device, candidates):
+    assert device.measure(candidates["root"], True).error == 0
+    assert device.measure(candidates["double"], False).error == float("inf")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
