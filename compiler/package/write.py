@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from compiler.package.link import link_library
 from compiler.package.manifest import build_manifest, build_receipt, to_json
 from compiler.program import Program, TensorInfo
 from compiler.target import Target
+
+# Attempts to remove what a killed linker's children may still write to, and the pause between.
+REMOVALS = 40
+REMOVAL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,12 @@ def write_package(
     out_dir = Path(out_dir)
     _check_program(program)
     _check_destination(out_dir)
-    temporary: Path | None = None
+    # Named before it is made: a signal in between must find it.
+    temporary = out_dir.parent / f".{out_dir.name}.{secrets.token_hex(4)}"
+    folder, work = temporary / "package", temporary / "work"
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-        folder, work = temporary / "package", temporary / "work"
+        temporary.mkdir(mode=0o700)
         folder.mkdir()
         work.mkdir()
         _fill(folder, work, program, target, golden, model_sha256, quantization or {}, extra or {})
@@ -176,6 +182,14 @@ def write_package(
             f"can't write {out_dir}: {reason}", f"is {os.path.abspath(out_dir.parent)} writable?"
         ) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
     return out_dir
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which processes of an interrupted linker may still write."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(REMOVAL_SECONDS)

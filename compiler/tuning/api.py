@@ -146,15 +146,13 @@ def tune(
         raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
-    session = fingerprint(chosen, where.runner, n_threads)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(TuningLog(Path(tuning_logs) / chosen.name))
         notify({"event": "repaired", "lines": log.repaired})
-        fleet = Fleet(
-            make_devices(where, chosen, settings),
-            lambda text: notify({"event": "note", "text": text}),
-        )
+        devices = make_devices(where, chosen, settings)
+        fleet = Fleet(devices, lambda text: notify({"event": "note", "text": text}))
         stack.callback(fleet.close)
+        session = fingerprint(chosen, where.runner, n_threads, devices[0].facts())
         workers = make_builders(builders)
         stack.callback(workers.close)
         overlap = where.runner in ("ssh", "rpc")

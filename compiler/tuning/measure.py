@@ -95,6 +95,9 @@ class Device(Protocol):
             DeviceLostError: the device does not answer any more.
         """
 
+    def facts(self) -> dict[str, str]:
+        """What is known of the machine and its settings: governor, clock, model, kernel."""
+
     def close(self) -> None:
         """End everything that was started."""
 
@@ -122,6 +125,17 @@ class PipeDevice:
         if reference:
             self._reference = candidate
         return _parse(self._ask(candidate, reference))
+
+    def facts(self) -> dict[str, str]:
+        """As the measuring program says; nothing where it can't be asked."""
+        done = subprocess.run(
+            [*self._command, "facts"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
     def close(self) -> None:
         if self._process is not None:
@@ -225,6 +239,10 @@ class SteadyDevice:
         assert best is not None
         return best
 
+    def facts(self) -> dict[str, str]:
+        """Of the device."""
+        return self._device.facts()
+
     def close(self) -> None:
         self._device.close()
 
@@ -277,6 +295,10 @@ class EmulatedDevice:
         fit = self._target.estimate or LatencyFit(1.0, 0.0, 0.0, 0.0, "")
         cycles = fit.cycles(counts.instructions, counts.l1d_misses, counts.l2_misses)
         return Measurement((cycles / (self._target.frequency_ghz * 1e9),), error)
+
+    def facts(self) -> dict[str, str]:
+        """Nothing: counts do not depend on the machine."""
+        return {}
 
     def close(self) -> None:
         self._checker.close()

@@ -87,6 +87,10 @@ class RpcDevice:
         )
         return found
 
+    def facts(self) -> dict[str, str]:
+        """Nothing: TVM's server has no way to ask."""
+        return {}
+
     def close(self) -> None:
         self._worker.close()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -14,15 +13,16 @@ from compiler.target import Target
 from compiler.tuning.log import Fingerprint
 from schedules.registry import VERSIONS
 
-_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-
-def fingerprint(target: Target, runner: str, threads: int) -> Fingerprint:
+def fingerprint(
+    target: Target, runner: str, threads: int, machine: Mapping[str, str]
+) -> Fingerprint:
     """What a record's time depends on beside the code.
 
     Args:
         runner: "local", "ssh", "rpc" or "emulated".
         threads: of the kernels.
+        machine: what the device says of itself.
     """
     facts: dict[str, Any] = {
         "target": target.name,
@@ -35,25 +35,6 @@ def fingerprint(target: Target, runner: str, threads: int) -> Fingerprint:
         "threads": threads,
         "llvm": tvm.target.codegen.llvm_version_major(),
         "edgecc": __version__,
+        **machine,
     }
-    if runner == "local":
-        facts |= {"governor": _governor(), "machine": _cpu_model()}
     return Fingerprint(runner, facts, dict(VERSIONS))
-
-
-def _governor() -> str:
-    try:
-        return _GOVERNOR.read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +62,13 @@ def test_times_and_compares(device, candidates):
     assert device.measure(candidates["wrong"], False).error > 1e-3
     # Memory that nobody wrote is not a number.
     assert device.measure(candidates["partly"], False).error == float("inf")
+
+
+def test_the_machine_says_what_it_is(device):
+    facts = device.facts()
+    assert facts["kernel"] == platform.release()
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    assert facts.get("machine") == (model and model[1])
 
 
 def test_the_same_missing_numbers_are_no_difference(device, candidates):

@@ -1,6 +1,7 @@
 /* Times candidates that arrive on its standard input, or counts one from a file.
  *
  *   measurer              serves requests from stdin until it ends; one line of answer for each
+ *   measurer facts        prints what its machine is and how it is set: lines of a name and a value
  *   measurer FILE         runs the request in FILE once to warm up and once between two marks, for
  *                         compiler/estimate/plugin.c
  *
@@ -355,4 +356,31 @@ static int count(const char *path) {
   _exit(0);
 }
 
-int main(int argc, char **argv) { return argc > 1 ? count(argv[1]) : serve(); }
+/* The first line of a file that starts with `start`, from behind the next colon on. */
+static void print_fact(const char *name, const char *path, const char *start) {
+  char line[256];
+  FILE *in = fopen(path, "r");
+  while (in && fgets(line, sizeof line, in)) {
+    if (strncmp(line, start, strlen(start))) continue;
+    const char *colon = *start ? strchr(line, ':') : NULL;
+    const char *value = colon ? colon + 1 : line;
+    value += strspn(value, " \t");
+    printf("%s %.*s\n", name, (int)strcspn(value, "\n"), value);
+    break;
+  }
+  if (in) fclose(in);
+}
+
+static int facts(void) {
+  print_fact("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "");
+  print_fact("clock_khz", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "");
+  print_fact("machine", "/proc/cpuinfo", "model name"); /* x86 */
+  print_fact("board", "/proc/cpuinfo", "Model");        /* Raspberry Pi */
+  print_fact("kernel", "/proc/sys/kernel/osrelease", "");
+  return 0;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2) return serve();
+  return strcmp(argv[1], "facts") ? count(argv[1]) : facts();
+}
