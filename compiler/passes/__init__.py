@@ -1,5 +1,5 @@
 """Relax to Relax: simplify, fuse, choose layouts. ``pipeline.py`` lists the phases in order."""
 
-from compiler.passes.pipeline import optimize
+from compiler.passes.pipeline import lower, optimize, simplify
 
-__all__ = ["optimize"]
+__all__ = ["lower", "optimize", "simplify"]

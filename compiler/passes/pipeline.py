@@ -23,10 +23,24 @@ def optimize(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.I
     Args:
         exact: no algorithm that rounds differently from a sum of products (Winograd's).
     """
-    simplify = [
+    return lower(simplify(module, target), target, exact)
+
+
+def simplify(module: tvm.IRModule, target: Target) -> tvm.IRModule:
+    """Fold what is constant; the result is what quantisation looks at."""
+    steps = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
     ]
+    with tvm.target.Target(target.tvm()):
+        module = tvm.ir.transform.Sequential(steps)(module)
+        module = fold_constants(module)
+        module = fold_batch_norm(module)
+        return fold_pads(module)
+
+
+def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRModule:
+    """Choose layouts, legalise and fuse a simplified module."""
     fuse = [
         relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(skip_ops=[*ALIAS_OPS, *VIEW_OPS]),
@@ -36,10 +50,6 @@ def optimize(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.I
         relax.transform.DeadCodeElimination(),
     ]
     with tvm.target.Target(target.tvm()):
-        module = tvm.ir.transform.Sequential(simplify)(module)
-        module = fold_constants(module)
-        module = fold_batch_norm(module)
-        module = fold_pads(module)
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)
