@@ -89,12 +89,18 @@ class Folder:
             raise FoldError("constant folding takes too many nodes")
         self._check_size(node, values, opsets)
         results = _evaluate(node, values, opsets)
-        for result in results:
-            if isinstance(result, np.ndarray):
-                self._total += result.nbytes
+        self.count(sum(r.nbytes for r in results if isinstance(r, np.ndarray)))
+        return results
+
+    def count(self, nbytes: int) -> None:
+        """Adds to what folding took.
+
+        Raises:
+            FoldError: more than a model may take.
+        """
+        self._total += nbytes
         if self._total > limits.MAX_FOLDED_TOTAL:
             raise FoldError("constant folding takes too much memory")
-        return results
 
     def _check_size(
         self, node: onnx.NodeProto, values: Mapping[str, Any], opsets: Mapping[str, int]

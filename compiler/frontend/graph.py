@@ -22,6 +22,7 @@ from tvm import relax
 from compiler.errors import EdgeccError
 from compiler.frontend import converters, functions, limits
 from compiler.frontend.fold import Folder, FoldError
+from compiler.frontend.integers import IntegerConstants, fold
 from compiler.frontend.load import describe, reads
 from compiler.frontend.node import (
     ConversionError,
@@ -65,6 +66,7 @@ class GraphImporter:
             ("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import
         } or {"": 1}
         self.folder = Folder()
+        self.integers = IntegerConstants()
         self.unsupported: list[str] = []
         self._nodes = 0
         self._depth = 0
@@ -173,8 +175,7 @@ class GraphImporter:
             return functions.inline(self, node, local, values)
         if all(item is None or isinstance(item, np.ndarray) for item in data):
             try:
-                named = {n: d for n, d in zip(node.input, data, strict=True) if n}
-                return self.folder.fold(node, named, opsets)
+                return self._fold(node, data, opsets)
             except FoldError:
                 pass
         converter = converters.find(node.domain, node.op_type)
@@ -189,6 +190,17 @@ class GraphImporter:
             return functions.inline(self, node, body, values)
         self._note_unsupported(node)
         return [UNSUPPORTED] * len(node.output)
+
+    def _fold(
+        self, node: onnx.NodeProto, data: list[Any], opsets: Mapping[str, int]
+    ) -> Sequence[Any]:
+        viewed = self._node(node, data, opsets)
+        folded = fold(viewed)
+        if folded is not None:
+            self.folder.count(folded.nbytes)
+            return [folded]
+        named = {n: d for n, d in zip(node.input, data, strict=True) if n}
+        return self.integers.follow(viewed, self.folder.fold(node, named, opsets))
 
     def _function(self, node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
         return (node.domain, node.op_type) in self.functions or functions.has_schema_function(
@@ -206,6 +218,7 @@ class GraphImporter:
             outputs=list(node.output),
             builder=self.builder,
             make_constant=self.constant,
+            integers=self.integers,
         )
 
     def _note_unsupported(self, node: onnx.NodeProto) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import tvm.te
 from tvm import relax
 
 from compiler.errors import EdgeccError
+from compiler.frontend.integers import IntegerConstants
 
 
 class ConversionError(Exception):
@@ -77,6 +78,7 @@ class Node:
         attrs: decoded attributes.
         outputs: names of outputs; "" where not wanted.
         builder: the open block builder.
+        integers: what constants were stored as.
     """
 
     op: str
@@ -88,6 +90,7 @@ class Node:
     outputs: Sequence[str]
     builder: relax.BlockBuilder
     make_constant: Callable[[np.ndarray], relax.Expr] = constant
+    integers: IntegerConstants = field(default_factory=IntegerConstants)
 
     def has(self, index: int) -> bool:
         """Whether optional input ``index`` is given."""
@@ -108,6 +111,24 @@ class Node:
         if isinstance(value, list):
             raise ConversionError("takes a sequence where a tensor is due")
         return self.make_constant(value) if isinstance(value, np.ndarray) else value
+
+    def weight(self, index: int, order: list[int] | None = None) -> relax.Expr:
+        """Input ``index`` as a factor, its axes in ``order``.
+
+        A constant that is stored as integers stays so, with a dequantize behind it.
+        """
+        value = self.inputs[index] if self.has(index) else None
+        if not isinstance(value, np.ndarray):
+            return self.emit(relax.op.permute_dims(self[index], order)) if order else self[index]
+        stored = self.integers.of(value)
+        if stored is not None:
+            if order is None:
+                integers = self.make_constant(stored.integers)
+            else:
+                stored = stored.transposed(order)
+                integers = constant(stored.integers)
+            return stored.emit(self.builder, integers)
+        return self[index] if order is None else constant(value.transpose(order))
 
     def exprs(self) -> list[relax.Expr]:
         """All inputs as expressions, None where left out."""

@@ -20,7 +20,7 @@ _TRANSPOSE = {
 @converter("Conv")
 @converter("FusedConv", domain="com.microsoft")
 def conv(node: Node) -> relax.Expr:
-    result = convolve(node, node[0], node[1], shape_of(node.inputs[1]))
+    result = convolve(node, node[0], node.weight(1), shape_of(node.inputs[1]))
     if node.has(2):
         result = add_bias(node, result, 2)
     if node.op == "FusedConv":
@@ -151,7 +151,7 @@ def _transpose_pads(
 def _dilated(node: Node, dilations: list[int]) -> relax.Expr:
     """The kernel with zeros between its elements: Relax's transposed convolutions do not dilate."""
     if all(d == 1 for d in dilations):
-        return node[1]
+        return node.weight(1)
     weight = node.inputs[1]
     if not isinstance(weight, np.ndarray):
         shape = [*node.shape(1)]

@@ -40,6 +40,10 @@ def gather(node: Node) -> relax.Expr:
         part = relax.op.strided_slice(node[0], [axis], [begin], [begin + 1])
         return relax.op.reshape(part, (*dims[:axis], *node.shape(1), *dims[axis + 1 :]))
     # the indices are within bounds already: no second check in the kernel
+    stored = node.integers.of(node.inputs[0]) if node.is_const(0) else None
+    if stored is not None and (stored.quantum.per_tensor or stored.quantum.axis != axis):
+        rows = node.te(take, node.make_constant(stored.integers), index, axis, name="take")
+        return stored.gathered(axis, node.rank(1)).emit(node.builder, rows)
     return node.te(take, node[0], index, axis, name="take")
 
 

@@ -11,7 +11,7 @@ from compiler.frontend.node import Node
 
 @converter("MatMul")
 def matmul(node: Node) -> relax.Expr:
-    return product(node[0], node[1], node.dtype(0))
+    return product(node.weight(0), node.weight(1), node.dtype(0))
 
 
 def product(left: relax.Expr, right: relax.Expr, dtype: str) -> relax.Expr:
@@ -21,19 +21,12 @@ def product(left: relax.Expr, right: relax.Expr, dtype: str) -> relax.Expr:
     return relax.op.astype(relax.op.matmul(left, right, out_dtype="float32"), dtype)
 
 
-def transposed(node: Node, index: int) -> relax.Expr:
-    """The transpose of a matrix input; of a constant it is taken now."""
-    if node.is_const(index):
-        return node.make_constant(np.ascontiguousarray(node.inputs[index].T))
-    return node.emit(relax.op.permute_dims(node[index], [1, 0]))
-
-
 @converter("Gemm")
 def gemm(node: Node) -> relax.Expr:
     dtype = node.dtype(0)
     alpha, beta = node.attr("alpha", 1.0), node.attr("beta", 1.0)
-    left = transposed(node, 0) if node.attr("transA", 0) else node[0]
-    right = transposed(node, 1) if node.attr("transB", 0) else node[1]
+    left = node.weight(0, [1, 0] if node.attr("transA", 0) else None)
+    right = node.weight(1, [1, 0] if node.attr("transB", 0) else None)
     result = product(left, right, dtype)
     if alpha != 1.0:
         result = _scaled(node, result, alpha, dtype)

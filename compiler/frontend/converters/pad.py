@@ -56,14 +56,14 @@ def _constant(node: Node, dims: tuple[int, ...], before: list[int], after: list[
         return relax.op.nn.pad(x, widths, "constant", float(value))
     # relax.nn.pad holds its value as float64, which cannot say every int64
     fill = node.make_constant(np.asarray(value, dtype=node.dtype(0)))
-    return _filled(node, x, widths, fill)
+    return filled(node, x, widths, fill)
 
 
 def _run_time_value(node: Node, x: relax.Expr, widths: list[int]) -> relax.Expr:
-    return _filled(node, x, widths, relax.op.reshape(node[2], ()))
+    return filled(node, x, widths, relax.op.reshape(node[2], ()))
 
 
-def _filled(node: Node, x: relax.Expr, widths: list[int], fill: relax.Expr) -> relax.Expr:
+def filled(node: Node, x: relax.Expr, widths: list[int], fill: relax.Expr) -> relax.Expr:
     return node.te(_padded, node.emit(x), node.emit(fill), widths, name="pad_value")
 
 
