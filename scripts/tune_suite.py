@@ -5,7 +5,8 @@
 
 Tunes every network of the benchmark for one target, into a log of its own, and writes the best
 record of each operator to tuning_logs/TARGET.tar.gz, together with those that are there already. A
-run that is interrupted goes on where it was.
+run that is interrupted goes on where it was. Records whose template has changed are left out;
+`--models` without a name does only that.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from compiler.cli.console import note  # noqa: E402
 from compiler.cli.tuning_view import View  # noqa: E402
+from compiler.target import load_target  # noqa: E402
 from compiler.tuning import manage  # noqa: E402
 from compiler.tuning.api import Where, tune  # noqa: E402
 from scripts.bench.suite import SUITE, write_network  # noqa: E402
@@ -52,12 +54,14 @@ def main() -> None:
             f"{result.trials} trials in {result.seconds:.0f} s"
         )
     shipped = ROOT / "tuning_logs" / f"{options.target}.tar.gz"
-    shipped.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         if shipped.is_file():
             manage.import_archive(shipped, Path(folder))
-        manage.merge([options.log / options.target], Path(folder))
+        if (options.log / options.target).is_dir():
+            manage.merge([options.log / options.target], Path(folder))
+        outdated = manage.drop_outdated(Path(folder) / options.target, load_target(options.target))
         count = manage.export(Path(folder) / options.target, shipped)
+    note(f"{outdated} outdated records left out")
     note(f"{shipped.relative_to(ROOT)}: {count} records, {shipped.stat().st_size / 1e6:.1f} MB")
 
 

@@ -130,7 +130,7 @@ def tune(
     from compiler.target_check import check_llvm
     from compiler.tuning.builders import make_builders
     from compiler.tuning.fleet import Fleet
-    from compiler.tuning.log import TuningLog
+    from compiler.tuning.log_writer import LogWriter
     from compiler.tuning.measure import Settings
     from compiler.tuning.session import fingerprint
     from compiler.tuning.tasks import extract
@@ -147,7 +147,7 @@ def tune(
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(TuningLog(Path(tuning_logs) / chosen.name))
+        log = stack.enter_context(LogWriter(Path(tuning_logs) / chosen.name))
         notify({"event": "repaired", "lines": log.repaired})
         devices = make_devices(where, chosen, settings)
         fleet = Fleet(devices, lambda text: notify({"event": "note", "text": text}))

@@ -48,7 +48,7 @@ class Candidate:
         nbytes: of all buffers.
         digest: of the kernel's code: equal code need not be measured twice.
         decision: what a person reads.
-        record: MetaSchedule's trace, target and argument descriptions, as JSON.
+        record: MetaSchedule's trace, target and argument descriptions, as JSON, and the template.
     """
 
     values: tuple[int, ...]
@@ -86,7 +86,7 @@ def build(request: Request) -> Candidate:
         nbytes,
         hashlib.sha256(code + repr(buffers).encode()).hexdigest(),
         kernel.report.get("decision", str(request.values)),
-        _record(func, choose.schedule, request.target),
+        {**_record(func, choose.schedule, request.target), "template": kernel.report["template"]},
     )
 
 

@@ -5,30 +5,26 @@
     fingerprints.json            a line a session: on what machine, with which versions
 
 ``tvm.s_tir.meta_schedule.database.JSONDatabase(work_dir=folder)`` reads the first two. The tag of a
-record's target names the session. Lines are appended in one write each, so that a process that is
-killed leaves at most one torn line, the last; it is cut off when the log is opened next.
+record's target names the session and the template, "SESSION/TEMPLATE". Lines are appended in one
+write each, so that a process that is killed leaves at most one torn line, the last; it is cut off
+when the log is next opened for writing (``compiler.tuning.log_writer``).
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
-import fcntl
 import hashlib
 import json
 import math
-import os
-import tarfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from compiler.errors import EdgeccError
+from schedules.registry import VERSIONS
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
-FINGERPRINTS, LOCK = "fingerprints.json", ".lock"
+FINGERPRINTS = "fingerprints.json"
 FAILED_SECONDS = 1e10  # MetaSchedule's for a candidate that could not be measured
 
 
@@ -70,6 +66,7 @@ class Record:
         values: of the decision, as the template lists them.
         seconds: samples; empty for a candidate that failed.
         fingerprint: identity of the session's.
+        template: that offered the decision; "" where the log does not say.
         body: the record as MetaSchedule has it: [trace, seconds, target, arguments].
     """
 
@@ -77,6 +74,7 @@ class Record:
     values: tuple[int, ...]
     seconds: tuple[float, ...]
     fingerprint: str
+    template: str
     body: list[Any]
 
     @property
@@ -86,13 +84,15 @@ class Record:
 
 
 class TuningLog:
-    """The records of one target.
+    """The records of one target, for reading.
 
     Args:
-        folder: made when something is written.
+        folder: need not exist.
 
     Attributes:
-        repaired: what was cut off on opening, a line each for people.
+        keys: of the workloads, in the order in which records count them.
+        lost: records whose workload is missing.
+        repaired: what was left out on opening, a line each for people.
 
     Raises:
         EdgeccError: a file can't be read, or a line before the last is no record.
@@ -101,25 +101,38 @@ class TuningLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.repaired: list[str] = []
-        self.workloads: list[tuple[str, str]] = []
+        self.lost = 0
+        self.keys: list[str] = []
         self.records: list[Record] = []
         self.fingerprints: dict[str, Fingerprint] = {}
+        self._modules: list[str] = []
         self._index: dict[str, int] = {}
-        self._lock: int | None = None
-        self._read()
-
-    def _read(self) -> None:
+        self._by_workload: dict[int, list[Record]] = {}
         for row in self._lines(FINGERPRINTS):
             found = Fingerprint(row["runner"], row["facts"], row["templates"])
             self.fingerprints[found.identity] = found
-        for key, module in self._lines(WORKLOADS):
-            self._index.setdefault(key, len(self.workloads))
-            self.workloads.append((key, module))
+        self._read_workloads()
         for index, body in self._lines(RECORDS):
-            if index >= len(self.workloads):
-                self.repaired.append(f"{self.folder}: a record of a lost workload left out")
-                continue
-            self.records.append(_record(index, body))
+            if index < len(self.keys):
+                self._note(_record(self._index[self.keys[index]], body))
+            else:
+                self.lost += 1
+        if self.lost:
+            self.repaired.append(f"{folder}: left out {self.lost} records of lost workloads")
+
+    def _read_workloads(self) -> None:
+        """Fill ``keys``, and ``_modules`` if that is cheap."""
+        for key, module in self._lines(WORKLOADS):
+            self._note_key(key)
+            self._modules.append(module)
+
+    def _note_key(self, key: str) -> None:
+        self._index.setdefault(key, len(self.keys))
+        self.keys.append(key)
+
+    def _note(self, record: Record) -> None:
+        self.records.append(record)
+        self._by_workload.setdefault(record.workload, []).append(record)
 
     def content(self, name: str) -> bytes:
         """A file of the log; empty where there is none."""
@@ -144,157 +157,37 @@ class TuningLog:
                     "remove that line, or restore the file",
                 ) from error
         if torn:
-            self.repaired.append(f"{path}: cut off a torn last line")
+            self._torn(name, len(data) - len(torn))
         return rows
 
-    def __enter__(self) -> TuningLog:
-        """Take the log for writing.
+    def _torn(self, name: str, end: int) -> None:
+        """What a file holds behind ``end`` is no whole line."""
+        self.repaired.append(f"{self.folder / name}: left out a torn last line")
 
-        Raises:
-            EdgeccError: somebody else writes, or the folder can't be written.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._unlock()
-            raise EdgeccError(
-                f"{self.folder}: another process is tuning into it",
-                "wait for it, or give --tuning-logs another folder; `edgecc logs merge` joins them",
-            ) from error
-        except OSError as error:
-            self._unlock()
-            raise EdgeccError(f"can't write {self.folder}: {error.strerror}") from error
-        self.workloads, self.records, self._index = [], [], {}
-        self._cut_torn_lines()
-        self._read()
-        return self
+    def module(self, index: int) -> str:
+        """A workload's module in base64, see ``compact``."""
+        return self._modules[index]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._unlock()
+    def is_outdated(self, record: Record) -> bool:
+        """Whether a record is of an earlier version of its template, as far as the log says."""
+        template = record.template
+        return template != "" and self.versions(record).get(template) != VERSIONS.get(template)
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _cut_torn_lines(self) -> None:
-        for name in (WORKLOADS, RECORDS, FINGERPRINTS):
-            path = self.folder / name
-            if path.exists():
-                data = path.read_bytes()
-                end = data.rfind(b"\n") + 1
-                if end < len(data):
-                    os.truncate(path, end)
-
-    def _append(self, name: str, row: Any) -> None:
-        line = (json.dumps(row, separators=(",", ":")) + "\n").encode()
-        file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            written = os.write(file, line)
-            if written < len(line):  # a full disk
-                os.ftruncate(file, os.fstat(file).st_size - written)
-                raise EdgeccError(f"can't write {self.folder / name}: the disk is full")
-        finally:
-            os.close(file)
-
-    def add_fingerprint(self, fingerprint: Fingerprint) -> None:
-        """Write a session's circumstances, before its first record."""
-        if fingerprint.identity not in self.fingerprints:
-            self.fingerprints[fingerprint.identity] = fingerprint
-            self._append(FINGERPRINTS, fingerprint.as_json())
-
-    def add(
-        self,
-        key: str,
-        module: str,
-        record: dict[str, Any],
-        values: tuple[int, ...],
-        seconds: Iterable[float],
-        fingerprint: Fingerprint,
-    ) -> None:
-        """Append one measurement.
-
-        Args:
-            key, module: of the workload; ``module`` is base64, see ``compact``.
-            record: trace, target and arguments of the candidate.
-            values: of the decision.
-            seconds: samples; none for a candidate that failed.
-        """
-        samples = tuple(seconds)
-        target = {**record["target"], "tag": fingerprint.identity}
-        body = [record["trace"], list(samples or (FAILED_SECONDS,)), target, record["arguments"]]
-        self._add(key, module, Record(0, values, samples, fingerprint.identity, body))
-
-    def adopt(self, source: TuningLog, record: Record) -> None:
-        """Append a record of another log, with what it needs of that log."""
-        if record.fingerprint in source.fingerprints:
-            self.add_fingerprint(source.fingerprints[record.fingerprint])
-        self._add(*source.workloads[record.workload], record)
-
-    def _add(self, key: str, module: str, record: Record) -> None:
-        if key not in self._index:
-            self._append(WORKLOADS, [key, module])
-            self._index[key] = len(self.workloads)
-            self.workloads.append((key, module))
-        index = self._index[key]
-        self._append(RECORDS, [index, record.body])
-        self.records.append(dataclasses.replace(record, workload=index))
+    def versions(self, record: Record) -> dict[str, int]:
+        """Of the templates, when it was measured."""
+        session = self.fingerprints.get(record.fingerprint)
+        return session.templates if session is not None else {}
 
     def of(self, key: str) -> list[Record]:
         """All records of a workload, in the order in which they were measured."""
-        index = self._index.get(key)
-        return [record for record in self.records if record.workload == index]
-
-    def rewrite(self, records: Iterable[Record]) -> None:
-        """Keep only these of its records.
-
-        Workloads stay, even those without a record: with new numbers for them two files would
-        have to change in one step.
-        """
-        self.records = list(records)
-        temporary = self.folder / f".{RECORDS}.new"
-        rows = (json.dumps([r.workload, r.body], separators=(",", ":")) for r in self.records)
-        temporary.write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
-        temporary.replace(self.folder / RECORDS)
-
-
-class ArchivedLog(TuningLog):
-    """One target's log in an archive, for reading; see ``compiler.tuning.manage.export``.
-
-    Args:
-        archive: the .tar.gz file.
-        target: which of its logs.
-    """
-
-    def __init__(self, archive: Path, target: str) -> None:
-        self._target = target
-        super().__init__(archive)
-
-    def content(self, name: str) -> bytes:
-        """A file of the log; empty where there is none."""
-        try:
-            with tarfile.open(self.folder, "r:gz") as tar:
-                file = tar.extractfile(f"{self._target}/{name}")
-                return file.read() if file is not None else b""
-        except KeyError:
-            return b""
-        except (OSError, EOFError, tarfile.TarError) as error:
-            raise EdgeccError(
-                f"{self.folder} can't be read: {error}", "`edgecc logs export` writes such archives"
-            ) from error
+        return self._by_workload.get(self._index.get(key, -1), [])
 
 
 def _record(index: int, body: list[Any]) -> Record:
     trace, seconds, target, _ = body
     samples = tuple(s for s in seconds if s < FAILED_SECONDS)
-    return Record(index, _sampled(trace), samples, target.get("tag", ""), body)
+    identity, _, template = target.get("tag", "").partition("/")
+    return Record(index, _sampled(trace), samples, identity, template, body)
 
 
 def _sampled(trace: list[Any]) -> tuple[int, ...]:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import tvm_ffi
 from tvm import tirx
-from tvm.s_tir import meta_schedule as ms
 
 from compiler.codegen.compile import Decided
 from compiler.errors import EdgeccError
 from compiler.target import Target, list_targets, load_target
-from compiler.tuning.log import RECORDS, ArchivedLog, Record, TuningLog
-from compiler.tuning.tasks import workload, workload_key
+from compiler.tuning.archive import ArchivedLog
+from compiler.tuning.log import RECORDS, Record, TuningLog
+from compiler.tuning.tasks import workload_key
 
 
 class Lookup:
     """Finds the decision for a function.
 
+    Functions with the same hash are taken for the same: a decision is one of those that the
+    template offers, so that a collision could cost time, but nothing else.
+
     Args:
         folders: tuning logs, each with a folder or an archive TARGET.tar.gz for each target; those
             that do not exist are left out.
-        nearest: take records of similar targets where the target has none.
+        nearest: take what was measured on similar targets where the target has no record.
 
     Attributes:
         repaired: what opening the logs had to leave out.
@@ -34,41 +35,32 @@ class Lookup:
     def __init__(self, target: Target, folders: Iterable[Path], nearest: bool) -> None:
         self.repaired: list[str] = []
         self._logs: list[tuple[str, TuningLog]] = []  # "" or the other target's name
-        self._lock = threading.Lock()
-        self._checked: dict[tuple[int, str], bool] = {}
-        names = [target.name, *(similar_targets(target) if nearest else ())]
-        for name in names:
+        places = list(dict.fromkeys(folder.resolve() for folder in folders))
+        for name in (target.name, *(similar_targets(target) if nearest else ())):
             near = "" if name == target.name else name
-            for folder in dict.fromkeys(folders):
+            for folder in places:
                 if (folder / name / RECORDS).is_file():
-                    log = TuningLog(folder / name)
-                    self.repaired += log.repaired
-                    self._logs.append((near, log))
+                    self._logs.append((near, TuningLog(folder / name)))
                 if (archive := folder / f"{name}.tar.gz").is_file():
                     self._logs.append((near, ArchivedLog(archive, name)))
+        for _, log in self._logs:
+            self.repaired += log.repaired
 
     def __call__(self, func: tirx.PrimFunc) -> Decided | None:
         """The best decision that a log has for a function, with where it comes from."""
         key = workload_key(func)
         for near, log in self._logs:
             record = best_record(log, log.of(key))
-            if record is None or not self._is_same(log, record, key, func):
+            if record is None:
                 continue
             session = log.fingerprints[record.fingerprint]
+            if near and session.emulated:
+                continue  # an estimate for another CPU is worth less than the template's own
             origin = "emulated" if session.emulated else "measured"
             return Decided(
                 record.values, f"{origin} on {near}" if near else origin, session.templates
             )
         return None
-
-    def _is_same(self, log: TuningLog, record: Record, key: str, func: tirx.PrimFunc) -> bool:
-        """Whether the workload is the function, and not another one with the same hash."""
-        with self._lock:
-            place = (id(log), key)
-            if place not in self._checked:
-                known = ms.database.Workload.from_json(list(log.workloads[record.workload]))
-                self._checked[place] = tvm_ffi.structural_equal(known.mod, workload(func))
-            return self._checked[place]
 
     def digest(self) -> str | None:
         """SHA-256 of the logs' records; None without a log."""
@@ -81,14 +73,17 @@ class Lookup:
 
 
 def best_record(log: TuningLog, records: Sequence[Record]) -> Record | None:
-    """The fastest decision by its latest measurement; measured ones before emulated ones."""
-    latest: dict[tuple[bool, tuple[int, ...]], Record] = {}
+    """The fastest decision by its latest measurement.
+
+    Of records of the template's current version before others, measured before emulated ones.
+    """
+    latest: dict[tuple[bool, bool, tuple[int, ...]], Record] = {}
     for record in records:
         session = log.fingerprints.get(record.fingerprint)
         if session is not None and record.seconds:
-            latest[session.emulated, record.values] = record
-    emulated = min((key[0] for key in latest), default=False)
-    found = [record for key, record in latest.items() if key[0] == emulated]
+            latest[log.is_outdated(record), session.emulated, record.values] = record
+    best = min((key[:2] for key in latest), default=None)
+    found = [record for key, record in latest.items() if key[:2] == best]
     return min(found, key=lambda record: record.best, default=None)
 
 

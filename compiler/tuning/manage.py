@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import tarfile
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import EdgeccError
-from compiler.tuning.log import FINGERPRINTS, RECORDS, WORKLOADS, Record, TuningLog
+from compiler.target import Target
+from compiler.tuning.archive import pack, unpack
+from compiler.tuning.log import RECORDS, WORKLOADS, Record, TuningLog
+from compiler.tuning.log_writer import LogWriter
 from compiler.tuning.lookup import best_record
-
-MAX_MEMBER_BYTES = 1 << 30  # of an archive: it may come from a stranger
+from compiler.tuning.tasks import offered, read_workload
+from schedules.registry import VERSIONS
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,36 @@ def summarize(folder: Path) -> Summary:
 
 def best_records(log: TuningLog) -> list[Record]:
     """The record that a build takes, for each workload."""
-    by_workload: dict[int, list[Record]] = {}
-    for record in log.records:
-        by_workload.setdefault(record.workload, []).append(record)
-    best = (best_record(log, records) for records in by_workload.values())
-    return [record for record in best if record is not None]
+    best = (best_record(log, log.of(key)) for key in dict.fromkeys(log.keys))
+    return [record for record in best if record is not None and not log.is_outdated(record)]
 
 
 def prune(folder: Path) -> tuple[int, int]:
     """Keep the best record of each workload; returns how many there were and are."""
-    with TuningLog(folder) as log:
+    with LogWriter(folder) as log:
         before = len(log.records)
         log.rewrite(best_records(log))
         return before, len(log.records)
+
+
+def drop_outdated(folder: Path, target: Target) -> int:
+    """Remove records of decisions that templates no longer offer; returns how many."""
+    with LogWriter(folder) as log:
+        kept = []
+        for key in dict.fromkeys(log.keys):
+            records = log.of(key)
+            if records:
+                func = read_workload(key, log.module(records[0].workload))
+                template, space = offered(func, target)
+                rows = space.rows if space else ()
+                kept += [
+                    r
+                    for r in records
+                    if log.versions(r).get(template) == VERSIONS[template] and r.values in rows
+                ]
+        dropped = len(log.records) - len(kept)
+        log.rewrite(kept)
+    return dropped
 
 
 def merge(sources: Iterable[Path], into: Path) -> dict[str, int]:
@@ -90,9 +107,9 @@ def merge(sources: Iterable[Path], into: Path) -> dict[str, int]:
     taken: dict[str, int] = {}
     for folder in [path for source in sources for path in logs_in(source)]:
         source = TuningLog(folder)
-        with TuningLog(into / folder.name) as log:
+        with LogWriter(into / folder.name) as log:
             for record in best_records(source):
-                key = source.workloads[record.workload][0]
+                key = source.keys[record.workload]
                 if _is_better(source, record, log, best_record(log, log.of(key))):
                     log.adopt(source, record)
                     taken[folder.name] = taken.get(folder.name, 0) + 1
@@ -105,38 +122,15 @@ def _is_better(source: TuningLog, record: Record, log: TuningLog, known: Record 
         return True
     theirs = source.fingerprints[record.fingerprint].emulated
     ours = log.fingerprints[known.fingerprint].emulated
-    return (theirs, record.best) < (ours, known.best)
+    return (False, theirs, record.best) < (log.is_outdated(known), ours, known.best)
 
 
 def export(folder: Path, archive: Path) -> int:
-    """Write the best records of a folder of logs to a .tar.gz; returns how many.
-
-    The same logs give the same bytes.
-    """
+    """Write the best records of a folder of logs to a .tar.gz; returns how many."""
     with tempfile.TemporaryDirectory(prefix="edgecc-logs-") as work:
         taken = merge([folder], Path(work))
-        temporary = archive.with_name(f".{archive.name}.new")
-        try:
-            with (
-                open(temporary, "wb") as file,
-                gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
-                tarfile.open(fileobj=packed, mode="w") as tar,
-            ):
-                for path in logs_in(Path(work)):
-                    for name in (WORKLOADS, RECORDS, FINGERPRINTS):
-                        _add_member(tar, f"{path.name}/{name}", (path / name).read_bytes())
-            temporary.replace(archive)
-        except OSError as error:
-            raise EdgeccError(f"can't write {archive}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        pack(logs_in(Path(work)), archive)
     return sum(taken.values())
-
-
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
 
 
 def import_archive(archive: Path, into: Path) -> dict[str, int]:
@@ -145,24 +139,6 @@ def import_archive(archive: Path, into: Path) -> dict[str, int]:
     Raises:
         EdgeccError: it is no such archive.
     """
-    wanted = {WORKLOADS, RECORDS, FINGERPRINTS}
     with tempfile.TemporaryDirectory(prefix="edgecc-logs-") as work:
-        try:
-            with tarfile.open(archive, "r:*") as tar:
-                for member in tar:
-                    parts = Path(member.name).parts
-                    known = len(parts) == 2 and parts[1] in wanted and parts[0] not in ("..", "/")
-                    if not (member.isfile() and known and member.size <= MAX_MEMBER_BYTES):
-                        raise EdgeccError(
-                            f"{archive}: '{member.name}' does not belong into an archive of logs",
-                            "`edgecc logs export` writes them",
-                        )
-                    data = tar.extractfile(member)
-                    assert data is not None
-                    (Path(work) / parts[0]).mkdir(exist_ok=True)
-                    (Path(work) / parts[0] / parts[1]).write_bytes(data.read())
-        except (OSError, tarfile.TarError, EOFError) as error:
-            raise EdgeccError(
-                f"{archive} can't be read: {error}", "`edgecc logs export` writes such archives"
-            ) from error
+        unpack(archive, Path(work))
         return merge([Path(work)], into)

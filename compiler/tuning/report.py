@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm import s_tir, tirx
-from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_walk
 
-import schedules
 from compiler.codegen.work import multiply_accumulates
 from compiler.errors import EdgeccError
 from compiler.target import Target, load_target
 from compiler.tuning.log import Record, TuningLog
 from compiler.tuning.lookup import best_record
-from schedules.choices import Listing
+from compiler.tuning.tasks import offered, read_workload
 
 RUNNERS_UP = 5
 _CHART = (360, 90)  # pixels
@@ -91,22 +89,21 @@ def write_report(folder: Path, page: Path, target: Target | None = None) -> int:
 
 
 def _operator(log: TuningLog, index: int, target: Target) -> Operator | None:
-    records = [record for record in log.records if record.workload == index]
+    records = log.of(log.keys[index])
     best = best_record(log, records)
     if best is None:
         return None
-    func = ms.database.Workload.from_json(list(log.workloads[index])).mod["main"]
-    listing = Listing()
-    _, report = schedules.apply(func, target, listing)
-    if listing.space is None:
+    func = read_workload(log.keys[index], log.module(index))
+    template, space = offered(func, target)
+    if space is None:
         return None
     return Operator(
         _title(func),
-        report["template"],
+        template,
         multiply_accumulates(func),
-        listing.space.names,
+        space.names,
         records,
-        listing.space.rows[0],
+        space.rows[0],
         best,
     )
 

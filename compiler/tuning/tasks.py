@@ -68,6 +68,18 @@ def workload_key(func: tirx.PrimFunc) -> str:
     return str(tvm_ffi.structural_hash(workload(func)) % 2**64)
 
 
+def read_workload(key: str, module: str) -> tirx.PrimFunc:
+    """The function of a log's workload."""
+    return ms.database.Workload.from_json([key, module]).mod[_SYMBOL]
+
+
+def offered(func: tirx.PrimFunc, target: Target) -> tuple[str, Space | None]:
+    """The template that takes a function, and its decisions if there is a choice."""
+    listing = Listing()
+    _, report = schedules.apply(func, target, listing)
+    return report["template"], listing.space
+
+
 def extract(module: tvm.IRModule, target: Target) -> list[Task]:
     """The tasks of a module from ``compiler.passes.optimize``, in order of first execution.
 
@@ -85,9 +97,8 @@ def extract(module: tvm.IRModule, target: Target) -> list[Task]:
         counts[keys[call.function]] = counts.get(keys[call.function], 0) + 1
     tasks = []
     for key, (name, func) in found.items():
-        listing = Listing()
-        _, report = schedules.apply(func, target, listing)
-        if listing.space is None or len(listing.space.rows) < 2:
+        template, space = offered(func, target)
+        if space is None or len(space.rows) < 2:
             continue
         call = next(c for c in graph.calls if c.function == name)
         if len(func.params) + 2 > MAX_BUFFERS or len(call.outputs) != 1:
@@ -96,9 +107,9 @@ def extract(module: tvm.IRModule, target: Target) -> list[Task]:
             Task(
                 key,
                 label(name),
-                report["template"],
+                template,
                 func,
-                listing.space,
+                space,
                 counts[key],
                 multiply_accumulates(func),
                 sum(graph.buffers[b].nbytes for b in {*call.inputs, *call.outputs}),

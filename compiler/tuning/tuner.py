@@ -12,6 +12,7 @@ from compiler.tuning.builders import Builders
 from compiler.tuning.candidates import Candidate, Request
 from compiler.tuning.fleet import Fleet
 from compiler.tuning.log import Fingerprint, Record, TuningLog, compact
+from compiler.tuning.log_writer import LogWriter
 from compiler.tuning.measure import Measurement
 from compiler.tuning.search import Search
 from compiler.tuning.tasks import Task, workload_as_json
@@ -96,7 +97,7 @@ class Tuner:
         self,
         target: Target,
         tasks: Sequence[Task],
-        log: TuningLog,
+        log: LogWriter,
         fleet: Fleet,
         builders: Builders,
         fingerprint: Fingerprint,
@@ -116,7 +117,9 @@ class Tuner:
         for record in self._log.of(progress.task.key):
             session = self._log.fingerprints.get(record.fingerprint)
             same = session is not None and session.emulated == self._fingerprint.emulated
-            if same and usable(record, progress.task, self._log):
+            # Without the default nothing can be compared: one that failed gets another chance.
+            failed = record.values == progress.default and not record.seconds
+            if same and not failed and usable(record, progress.task, self._log):
                 known[record.values] = record.best
         progress.search.observe(list(known.items()))
         progress.default_seconds = known.get(progress.default, math.inf)
@@ -165,6 +168,8 @@ class Tuner:
 
     def _confirm(self) -> None:
         """Winner and default in turns: chance must not make the winner."""
+        if self._fingerprint.emulated:
+            return  # counts repeat exactly
         for progress in self.tasks:
             confirmed = {progress.default}
             while progress.touched and len(confirmed) <= CONFIRMATIONS:

@@ -70,7 +70,8 @@ def estimates(models: Sequence[str], targets: Sequence[str]) -> Iterator[dict[st
             for target in targets:
                 note(f"{name} for {target}")
                 folder = Path(work) / f"{name}-{target}"
-                compiler.build(network, target, output=folder, verify=False)
+                # Not tuned: emulated records are chosen by the estimate.
+                compiler.build(network, target, output=folder, verify=False, tuning_logs=())
                 estimated = estimate_package(open_package(folder), None)
                 counts = estimated.counts
                 yield {

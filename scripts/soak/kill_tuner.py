@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from compiler.tuning.log import TuningLog  # noqa: E402
+from compiler.tuning.log_writer import LogWriter  # noqa: E402
 
 GRACE_SECONDS = 10.0
 
@@ -113,7 +114,7 @@ def load_as_database(logs: Path) -> int:
     from tvm.s_tir import meta_schedule as ms
 
     (folder,) = [path for path in logs.iterdir() if path.is_dir()]
-    with TuningLog(folder):
+    with LogWriter(folder):
         pass
     return len(ms.database.JSONDatabase(work_dir=str(folder)))
 

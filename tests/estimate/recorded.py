@@ -21,8 +21,8 @@ COUNTED = ("instructions", "l1d_misses")
 
 
 def measure(model: str, target: str, folder: Path) -> Estimate:
-    path = compiler.build(MODELS[model], target, folder / target, verify=False).path
-    return estimate_package(open_package(path))
+    built = compiler.build(MODELS[model], target, folder / target, verify=False, tuning_logs=())
+    return estimate_package(open_package(built.path))
 
 
 def numbers(estimated: Estimate) -> dict[str, int]:

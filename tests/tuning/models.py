@@ -71,7 +71,12 @@ class FakeBuilders(Builders):
                  enumerate(request.values)],
                 [[i, 0] for i in range(len(request.values))],
             ]  # fmt: skip
-            record = {"trace": trace, "target": {"kind": "llvm"}, "arguments": []}
+            record = {
+                "trace": trace,
+                "target": {"kind": "llvm"},
+                "arguments": [],
+                "template": "conv2d",
+            }
             yield Candidate(
                 request.values,
                 str(code).encode(),

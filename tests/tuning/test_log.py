@@ -17,6 +17,7 @@ from compiler.passes import optimize
 from compiler.target import load_target
 from compiler.tuning.candidates import Request, build
 from compiler.tuning.log import RECORDS, WORKLOADS, Fingerprint, TuningLog, compact
+from compiler.tuning.log_writer import LogWriter
 from compiler.tuning.lookup import best_record
 from compiler.tuning.tasks import extract, workload, workload_as_json
 from tests.tuning.models import small_network
@@ -27,11 +28,12 @@ RECORD = {
     "trace": [[["SampleCategorical", [], [[3, 4], [0.5, 0.5]], ["v0"]]], [[0, 1]]],
     "target": {"kind": "llvm"},
     "arguments": [],
+    "template": "conv2d",
 }
 
 
 def write(folder, entries, fingerprint=LOCAL):
-    with TuningLog(folder) as log:
+    with LogWriter(folder) as log:
         log.add_fingerprint(fingerprint)
         for key, seconds in entries:
             log.add(key, "module", RECORD, (4,), seconds, fingerprint)
@@ -55,11 +57,14 @@ def test_a_torn_last_line_is_cut_off(name, tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     log = TuningLog(tmp_path)
     assert [r.best for r in log.records] == [1.0]
-    assert any("cut off" in line for line in log.repaired)
-    write(tmp_path, [("b", [4.0])])
+    assert any("torn last line" in line for line in log.repaired)
+    with LogWriter(tmp_path) as log:
+        assert any("cut off" in line for line in log.repaired)
+    write(tmp_path, [("c", [4.0])])
     log = TuningLog(tmp_path)
-    assert [r.best for r in log.of("b")][-1] == 4.0
+    assert [r.best for r in log.of("c")] == [4.0]
     assert [r.best for r in log.of("a")] == [1.0]
+    assert log.repaired == []
 
 
 def test_any_prefix_of_a_log_loads(tmp_path):
@@ -80,11 +85,11 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with TuningLog(tmp_path):
+    with LogWriter(tmp_path):
         with pytest.raises(EdgeccError, match="another process is tuning into it"):
-            TuningLog(tmp_path).__enter__()
+            LogWriter(tmp_path)
         TuningLog(tmp_path)  # reading is free
-    with TuningLog(tmp_path):
+    with LogWriter(tmp_path):
         pass
 
 
@@ -92,7 +97,7 @@ def test_one_writer_at_a_time(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(EdgeccError, match="can't write"):
-        TuningLog(tmp_path / "logs").__enter__()
+        LogWriter(tmp_path / "logs")
 
 
 def test_measured_records_beat_emulated_ones(tmp_path):
@@ -110,7 +115,7 @@ def test_the_latest_measurement_of_a_decision_counts(tmp_path):
 
 def test_rewriting_keeps_what_is_asked_for(tmp_path):
     write(tmp_path, [("a", [1.0]), ("b", [2.0]), ("a", [3.0])])
-    with TuningLog(tmp_path) as log:
+    with LogWriter(tmp_path) as log:
         log.rewrite([r for r in log.records if r.best > 1.5])
     log = TuningLog(tmp_path)
     assert [r.best for r in log.of("a")] == [3.0]
@@ -121,7 +126,7 @@ def test_rewriting_keeps_what_is_asked_for(tmp_path):
 def test_meta_schedule_reads_and_replays_the_records(target, tmp_path):
     target = load_target(target)
     module = optimize(import_model(small_network(tmp_path / "small.onnx")).module, target)
-    with TuningLog(tmp_path / "log") as log:
+    with LogWriter(tmp_path / "log") as log:
         log.add_fingerprint(LOCAL)
         for task in extract(module, target):
             values = task.space.rows[-1]
@@ -135,7 +140,7 @@ def test_meta_schedule_reads_and_replays_the_records(target, tmp_path):
         found = database.query_tuning_record(
             workload(task.func), tvm.target.Target(target.tvm()), "main"
         )
-        assert str(found.target.tag) == LOCAL.identity
+        assert str(found.target.tag) == f"{LOCAL.identity}/{task.template}"
         assert database.query_schedule(workload(task.func), tvm.target.Target(target.tvm()), "main")
     names = {call.function for call in read_graph(module).calls}
     assert len(extract(module, target)) <= len(names)

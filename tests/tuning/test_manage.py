@@ -13,6 +13,7 @@ from compiler.errors import EdgeccError
 from compiler.target import load_target
 from compiler.tuning import manage
 from compiler.tuning.log import RECORDS, Fingerprint, TuningLog
+from compiler.tuning.log_writer import LogWriter
 from compiler.tuning.report import write_report
 from tests.tuning.models import small_network
 from tests.tuning.test_lookup import log_last_decisions
@@ -23,12 +24,12 @@ EMULATED = Fingerprint("emulated", {"clock_ghz": 2.0}, {"conv2d": 1})
 
 def record(value):
     trace = [[["SampleCategorical", [], [[value], [1.0]], ["v0"]]], [[0, 0]]]
-    return {"trace": trace, "target": {"kind": "llvm"}, "arguments": []}
+    return {"trace": trace, "target": {"kind": "llvm"}, "arguments": [], "template": "conv2d"}
 
 
 def write(folder, *entries, fingerprint=LOCAL):
     """Entries of (workload, value, seconds)."""
-    with TuningLog(folder) as log:
+    with LogWriter(folder) as log:
         log.add_fingerprint(fingerprint)
         for key, value, seconds in entries:
             samples = [] if seconds is None else [seconds]
@@ -37,7 +38,7 @@ def write(folder, *entries, fingerprint=LOCAL):
 
 def content(folder):
     log = TuningLog(folder)
-    return {log.workloads[r.workload][0]: (r.values[0], r.best) for r in manage.best_records(log)}
+    return {log.keys[r.workload]: (r.values[0], r.best) for r in manage.best_records(log)}
 
 
 def test_merging_keeps_the_best_of_both(tmp_path):

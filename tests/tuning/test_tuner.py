@@ -12,6 +12,7 @@ from compiler.passes import optimize
 from compiler.target import load_target
 from compiler.tuning.fleet import Fleet
 from compiler.tuning.log import Fingerprint, TuningLog
+from compiler.tuning.log_writer import LogWriter
 from compiler.tuning.lookup import best_record
 from compiler.tuning.measure import DeviceLostError, Measurement, MeasurementError
 from compiler.tuning.tasks import extract
@@ -61,7 +62,7 @@ def tune(folder, tasks, devices, trials=1000, builders=None, fingerprint=LOCAL):
     events = []
     fleet = Fleet(devices, lambda text: events.append({"event": "note", "text": text}))
     builders = builders or FakeBuilders()
-    with TuningLog(folder) as log:
+    with LogWriter(folder) as log:
         tuner = Tuner(TARGET, tasks, log, fleet, builders, fingerprint, events.append)
         tuner.run(trials)
     return tuner, events
@@ -101,7 +102,7 @@ def test_an_interrupted_run_goes_on(tasks, tmp_path):
             return super().measure(candidate, reference)
 
     first = Interrupted(by_sum)
-    with TuningLog(tmp_path) as log:
+    with LogWriter(tmp_path) as log:
         tuner = Tuner(TARGET, tasks, log, OneAtATime(first), FakeBuilders(), LOCAL, print)
         with pytest.raises(KeyboardInterrupt):
             tuner.run(100)

@@ -25,7 +25,8 @@ class Edgecc(Engine):
     def prepare(self, network: Network, folder: Path) -> None:
         import compiler
 
-        compiler.build(network.model, "host", folder / "package", verify=False)
+        package = folder / "package"
+        compiler.build(network.model, "host", package, verify=False, tuning_logs=())
 
     def open(self, network: Network, folder: Path, threads: int) -> None:
         import compiler
