@@ -14,6 +14,7 @@ from compiler.passes.fuse_depthwise import fuse_depthwise
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.passes.place_views import place_views
+from compiler.passes.sink_dequantize import sink_dequantize
 from compiler.target import Target
 
 
@@ -37,7 +38,9 @@ def simplify(module: tvm.IRModule, target: Target) -> tvm.IRModule:
         module = tvm.ir.transform.Sequential(steps)(module)
         module = fold_constants(module)
         module = fold_batch_norm(module)
-        return fold_pads(module)
+        module = fold_pads(module)
+        sunk = sink_dequantize(module)
+        return module if sunk is module else fold_constants(sunk)
 
 
 def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRModule:
