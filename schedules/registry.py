@@ -9,6 +9,7 @@ from tvm import s_tir, tirx
 from compiler.target import Target
 from schedules import (
     conv2d,
+    conv2d_integer,
     depthwise,
     depthwise_pointwise,
     elementwise,
@@ -29,6 +30,7 @@ Template = Callable[[s_tir.Schedule, Target, Chooser], "dict[str, str] | None"]
 TEMPLATES: tuple[Template, ...] = (
     depthwise_pointwise.apply,
     conv2d.apply,
+    conv2d_integer.apply,
     winograd.apply,
     depthwise.apply,
     matmul.apply,
@@ -38,6 +40,7 @@ TEMPLATES: tuple[Template, ...] = (
 # loops, so that records of the old meaning are left out.
 VERSIONS = {
     "conv2d": 1,
+    "conv2d_integer": 1,
     "winograd": 1,
     "depthwise": 1,
     "depthwise_pointwise": 1,

@@ -15,6 +15,7 @@ from tvm import relax
 
 from compiler.passes import packed_ops, winograd
 from compiler.passes.channel_order import ChannelOrder, blocks_of
+from compiler.passes.pack_integer import IntegerFollowers, Sums
 from compiler.passes.pack_transposed import (
     Phases,
     Transposed,
@@ -25,7 +26,6 @@ from compiler.passes.pack_transposed import (
     phase_weights,
     phases_of,
 )
-from compiler.passes.packed_followers import PackedFollowers
 from compiler.passes.packed_ops import FUSABLE, Window
 from compiler.passes.packed_values import (
     Packed,
@@ -48,9 +48,9 @@ def pack_convolutions(module: tvm.IRModule, target: Target, exact: bool = False)
     return _Packer(module, target, exact).rewrite(module)
 
 
-class _Packer(PackedFollowers):
+class _Packer(IntegerFollowers):
     def __init__(self, module: tvm.IRModule, target: Target, exact: bool) -> None:
-        super().__init__(module)
+        super().__init__(module, target)
         self.target = target
         self.exact = exact
         self.lanes = preferred_block(target)
@@ -61,22 +61,30 @@ class _Packer(PackedFollowers):
             "relax.nn.conv2d_transpose": self._transposed_convolution,
         }
 
-    def _convolution(self, call: relax.Call) -> Packed | None:
+    def _weight(self, expr: relax.Expr) -> relax.Expr:
+        value = self.constant(expr)
+        return self.plain(expr) if value is None else relax.const(value)
+
+    def _convolution(self, call: relax.Call) -> Packed | Sums | None:
         attrs = call.attrs
         one_d = len(attrs.strides) == 1
         layouts = ("NCW", "OIW") if one_d else ("NCHW", "OIHW")
         if (attrs.data_layout, attrs.kernel_layout) != layouts or not _is_float(call):
             return None
-        weight = self.plain(call.args[1])
-        kernel = shape_of(weight)[2:]
+        kernel = shape_of(call.args[1])[2:]
         window = Window(
             _two(kernel, 1), _two(attrs.strides, 1), _four(attrs.padding), _two(attrs.dilation, 1)
         )
-        return self._emit_convolution(call.args[0], weight, window, int(attrs.groups))
+        groups = int(attrs.groups)
+        for convolution in (self.integer_convolution, self.integer_depthwise):
+            integer = convolution(call, window, groups)
+            if integer is not None:
+                return integer
+        return self._emit_convolution(call.args[0], self._weight(call.args[1]), window, groups)
 
     def _transposed_convolution(self, call: relax.Call) -> Packed | relax.Expr | None:
         attrs = call.attrs
-        weight = self.plain(call.args[1])
+        weight = self._weight(call.args[1])
         if (
             attrs.data_layout not in ("NCW", "NCHW")
             or attrs.kernel_layout not in ("IOW", "IOHW")

@@ -11,6 +11,7 @@ from compiler.passes.fold_constants import fold_constants
 from compiler.passes.fold_dequantize import fold_dequantize
 from compiler.passes.fold_pads import fold_pads
 from compiler.passes.fuse_depthwise import fuse_depthwise
+from compiler.passes.legalize_quantized import LEGALIZATIONS
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.passes.place_views import place_views
@@ -47,7 +48,7 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
     """Choose layouts, legalise and fuse a simplified module."""
     fuse = [
         relax.transform.DeadCodeElimination(),
-        relax.transform.LegalizeOps(skip_ops=[*ALIAS_OPS, *VIEW_OPS]),
+        relax.transform.LegalizeOps(LEGALIZATIONS, skip_ops=[*ALIAS_OPS, *VIEW_OPS]),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),

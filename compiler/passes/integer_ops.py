@@ -1,0 +1,169 @@
+"""Tensor expressions of integer operators on packed layouts.
+
+Rounding to integers adds 1.5 * 2^23: the sum's last bit is worth 1, so that the addition rounds,
+ties to even, and its bits hold the integer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te, tirx
+
+from compiler.passes.dot_layout import DotLayout
+from compiler.passes.packed_ops import ANCHOR, Window
+
+ROUNDER = float(3 << 22)
+ROUNDER_BITS = 0x4B400000
+# What may be rounded so.
+MAX_ROUNDED = float(1 << 22)
+
+
+def conv2d(
+    x: te.Tensor, weight: te.Tensor, bias: te.Tensor, window: Window, zero: int, layout: DotLayout
+) -> te.Tensor:
+    """Convolution of 8-bit integers.
+
+    Args:
+        x: [N, ICb, H, W, ci] of ``layout.activation``; ci is a multiple of ``layout.group``.
+        weight: int8 [OCb, steps, KH, KW, c, group], zeros for channels that are none.
+        bias: int32 [1, OCb, 1, 1, c].
+        zero: what x is padded with.
+
+    Returns:
+        int32 [N, OCb, OH, OW, c].
+    """
+    n, _, height, width, ci = (int(d) for d in x.shape)
+    oc_blocks, steps, kh, kw, c, group = (int(d) for d in weight.shape)
+    oh, ow = window.output_size(height, width)
+    padded = _operand(x, window.pads, zero, layout)
+    r_outer = te.reduce_axis((0, steps), name="step")
+    r_h = te.reduce_axis((0, kh), name="kh")
+    r_w = te.reduce_axis((0, kw), name="kw")
+    r_inner = te.reduce_axis((0, group), name="inner")
+    (sh, sw), (dh, dw) = window.strides, window.dilation
+    per_block = ci // group
+
+    def element(i, j, h, w, k):
+        lane = r_outer % per_block * group + r_inner
+        value = padded[i, r_outer // per_block, h * sh + r_h * dh, w * sw + r_w * dw, lane]
+        factor = weight[j, r_outer, r_h, r_w, k, r_inner]
+        product = value.astype("int32") * factor.astype("int32")
+        return te.sum(product, axis=[r_outer, r_h, r_w, r_inner])
+
+    total = te.compute(
+        (n, oc_blocks, oh, ow, c), element, name="conv2d", attrs={ANCHOR: "conv2d_integer"}
+    )
+    return te.compute(
+        total.shape,
+        lambda i, j, h, w, k: total[i, j, h, w, k] + bias[0, j, 0, 0, k],
+        name="biased",
+    )
+
+
+def scaled(total: te.Tensor, scale: te.Tensor) -> te.Tensor:
+    """int32 [N, OCb, H, W, c] times float32 [1, OCb, 1, 1, c]."""
+    return te.compute(
+        total.shape,
+        lambda i, j, h, w, k: total[i, j, h, w, k].astype("float32") * scale[0, j, 0, 0, k],
+        name="scaled",
+    )
+
+
+def requantize(total: te.Tensor, scale: te.Tensor, zero: int, dtype: str) -> te.Tensor:
+    """saturate(round_half_even(total * scale) + zero) of int32 [N, OCb, H, W, c].
+
+    Args:
+        scale: float32 [1, OCb, 1, 1, c]; no product reaches ``MAX_ROUNDED``.
+    """
+
+    def element(i, j, h, w, k):
+        rounded = total[i, j, h, w, k].astype("float32") * scale[0, j, 0, 0, k] + ROUNDER
+        return _saturated(_integer(rounded, zero), dtype)
+
+    return te.compute(total.shape, element, name="requantize")
+
+
+def _integer(rounded: tirx.PrimExpr, zero: int) -> tirx.PrimExpr:
+    """The integer in a sum with ``ROUNDER``, plus zero."""
+    return tirx.reinterpret("int32", rounded) - (ROUNDER_BITS - zero)
+
+
+def _saturated(value: tirx.PrimExpr, dtype: str) -> tirx.PrimExpr:
+    """int32 in 8 bits, by way of int16: vector units narrow to half and saturate."""
+    for narrow in ("int16", dtype):
+        info = np.iinfo(narrow)
+        value = te.max(te.min(value, int(info.max)), int(info.min)).astype(narrow)
+    return value
+
+
+def _operand(
+    x: te.Tensor, pads: tuple[int, int, int, int], zero: int, layout: DotLayout
+) -> te.Tensor:
+    """x padded with its zero point, in the type that the products take."""
+    if not any(pads) and str(x.dtype) == layout.operand:
+        return x
+    top, left, bottom, right = pads
+    n, blocks, height, width, c = (int(d) for d in x.shape)
+
+    def element(i, j, h, w, k):
+        value = x[i, j, h - top, w - left, k].astype(layout.operand)
+        if not any(pads):
+            return value
+        inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
+        return tirx.if_then_else(inside, value, tirx.const(zero, layout.operand))
+
+    shape = (n, blocks, height + top + bottom, width + left + right, c)
+    return te.compute(shape, element, name="pad")
+
+
+def centred(x: te.Tensor, pads: tuple[int, int, int, int], zero: int) -> te.Tensor:
+    """float32 x - zero of a packed tensor, with zeros around it."""
+    top, left, bottom, right = pads
+    n, blocks, height, width, c = (int(d) for d in x.shape)
+
+    def element(i, j, h, w, k):
+        value = (x[i, j, h - top, w - left, k].astype("int32") - zero).astype("float32")
+        if not any(pads):
+            return value
+        inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
+        return tirx.if_then_else(inside, value, tirx.const(0.0, "float32"))
+
+    shape = (n, blocks, height + top + bottom, width + left + right, c)
+    return te.compute(shape, element, name="pad")
+
+
+def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
+    """int8 [OC, IC, KH, KW] -> [ceil(OC/c), steps, KH, KW, c, group].
+
+    Args:
+        ci: block of the activations; input channels are padded to whole blocks.
+    """
+    oc, ic, kh, kw = weight.shape
+    c = layout.block
+    weight = np.pad(weight, [(0, -oc % c), (0, -ic % ci), (0, 0), (0, 0)])
+    steps = weight.shape[1] // layout.group
+    weight = weight.reshape(-1, c, steps, layout.group, kh, kw)
+    return np.ascontiguousarray(weight.transpose(0, 2, 4, 5, 1, 3))
+
+
+def quantize(x: te.Tensor, scale: float, zero: int, dtype: str) -> te.Tensor:
+    """saturate(round_half_even(x / scale) + zero) of a float tensor of any shape."""
+    info = np.iinfo(dtype)
+    inverse = tirx.const(np.float32(1.0) / np.float32(scale), "float32")
+    low, high = (tirx.const(float(bound - zero), "float32") for bound in (info.min, info.max))
+
+    def element(*index):
+        steps = te.max(te.min(x[index] * inverse, high), low)
+        return _integer(steps + ROUNDER, zero).astype(dtype)
+
+    return te.compute(x.shape, element, name="quantize")
+
+
+def dequantize(x: te.Tensor, scale: float, zero: int) -> te.Tensor:
+    """(x - zero) * scale of an integer tensor of any shape."""
+    factor = tirx.const(np.float32(scale), "float32")
+    return te.compute(
+        x.shape,
+        lambda *index: (x[index].astype("int32") - zero).astype("float32") * factor,
+        name="dequantize",
+    )

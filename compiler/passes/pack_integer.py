@@ -1,0 +1,332 @@
+"""Integer arithmetic for convolutions between quantised tensors.
+
+Before:  dequantize(x) -> conv2d(dequantize(w)) -> add(bias) -> quantize
+After:   conv2d of bytes with int32 sums that start at the bias -> one scaling, rounded
+
+The zero point z of x is taken out of the sums: sum (x - z) w = sum x w - z sum w, whose last term
+joins the bias. Where x is padded, it is padded with z.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from compiler.passes import integer_ops, packed_ops
+from compiler.passes.dot_layout import DotLayout, dot_layout
+from compiler.passes.packed_followers import PackedFollowers
+from compiler.passes.packed_ops import FUSABLE, Window
+from compiler.passes.packed_values import (
+    Packed,
+    constant_of,
+    pack,
+    pack_constant,
+    shape_of,
+    spread_channels,
+    unpack,
+)
+from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, emit_dequantize, quantum_of
+from compiler.target import Target
+
+MAX_INT32 = (1 << 31) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A tensor that is stored as integers."""
+
+    stored: Packed | relax.Expr
+    quantum: Quantum
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A convolution of bytes that is not emitted yet: (sums + bias) * scale.
+
+    Args:
+        x: the input, in whole groups of channels.
+        dot: how operands lie.
+        zero: x's zero point.
+        weight: int8 [OC, IC, KH, KW].
+        bias: int64 [OC].
+        scale: float32 [OC].
+        limit: bound of the magnitude of sum + bias, for each channel.
+        shape: logical shape of the result.
+    """
+
+    x: Packed
+    dot: DotLayout
+    zero: int
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray
+    limit: np.ndarray
+    window: Window
+    shape: tuple[int, ...]
+
+
+class IntegerFollowers(PackedFollowers):
+    """Handles quantize and dequantize; what knows nothing of them sees real numbers."""
+
+    def __init__(self, module: tvm.IRModule, target: Target) -> None:
+        super().__init__(module)
+        self.dot: DotLayout | None = dot_layout(target)
+        self.uses = _uses(module["main"])
+        self.handlers |= {DEQUANTIZE: self._dequantize, QUANTIZE: self._quantize}
+        self.handlers["relax.add"] = self._add
+
+    def raw(self, expr: relax.Expr) -> object:
+        """The new value of an old expression, which may be ``Quantized`` or ``Sums``."""
+        return super().value(expr)
+
+    def value(self, expr: relax.Expr) -> object:
+        """The new value of an old expression in real numbers."""
+        raw = self.raw(expr)
+        if isinstance(raw, Quantized):
+            return self._real(raw)
+        if isinstance(raw, Sums):
+            self._values[expr] = self._emit_sums(raw)
+            return self._values[expr]
+        return raw
+
+    def constant(self, expr: relax.Expr) -> np.ndarray | None:
+        """The real values of an old expression that is constant, quantised or not."""
+        raw = self.raw(expr)
+        if isinstance(raw, Quantized) and isinstance(raw.stored, relax.Expr):
+            stored = constant_of(raw.stored)
+            return None if stored is None else raw.quantum.dequantize(stored)
+        return constant_of(raw) if isinstance(raw, relax.Expr) else None
+
+    def _dequantize(self, call: relax.Call) -> Quantized | None:
+        quantum = quantum_of(call, DEQUANTIZE)
+        if quantum is None or str(call.ty.dtype) != "float32":
+            return None
+        stored = self.value(call.args[0])
+        if not quantum.per_tensor and (isinstance(stored, Packed) or constant_of(stored) is None):
+            return None
+        return Quantized(stored, quantum)
+
+    def _real(self, value: Quantized) -> Packed | relax.Expr:
+        """Not remembered: each reader computes it again, and none needs it in memory."""
+        stored, quantum = value.stored, value.quantum
+        if not isinstance(stored, Packed):
+            return emit_dequantize(self.builder, stored, quantum)
+        scale, zero = float(quantum.scale), int(quantum.zero_point)
+        real = self.builder.emit_te(
+            lambda x: integer_ops.dequantize(x, scale, zero),
+            stored.expr,
+            primfunc_name_hint="dequantize",
+        )
+        self.births[real] = len(self.births)
+        return replace(stored, expr=real)
+
+    def _quantize(self, call: relax.Call) -> Packed | None:
+        quantum = quantum_of(call, QUANTIZE)
+        if quantum is None or not quantum.per_tensor or quantum.dtype not in ("int8", "uint8"):
+            return None
+        raw = self.raw(call.args[0])
+        if isinstance(raw, Sums) and self.uses[call.args[0]] == 1:
+            requantized = self._requantize(raw, quantum)
+            if requantized is not None:
+                return requantized
+        data = self.value(call.args[0])
+        if not isinstance(data, Packed):
+            return None
+        scale, zero = float(quantum.scale), int(quantum.zero_point)
+        stored = self.builder.emit_te(
+            lambda x: integer_ops.quantize(x, scale, zero, quantum.dtype),
+            data.expr,
+            primfunc_name_hint="quantize",
+        )
+        return replace(data, expr=stored)
+
+    def _add(self, call: relax.Call) -> object:
+        """A constant for each channel joins the sums' bias."""
+        for one, other in (call.args, reversed(call.args)):
+            raw, value = self.raw(one), self.constant(other)
+            if isinstance(raw, Sums) and value is not None and self.uses[one] == 1:
+                joined = _with_bias(raw, value)
+                if joined is not None:
+                    return joined
+        return self._elementwise(call)
+
+    def integer_convolution(self, call: relax.Call, window: Window, groups: int) -> Sums | None:
+        """The sums of a convolution of the old function; None where it is not one of bytes."""
+        data, weight = (self.raw(a) for a in call.args)
+        if self.dot is None or groups != 1:
+            return None
+        if not isinstance(data, Quantized) or not isinstance(weight, Quantized):
+            return None
+        stored = _stored_weight(weight, 0)
+        if data.quantum.dtype != self.dot.activation or stored is None:
+            return None
+        x = self._operand(data.stored, self.dot)
+        if stored.ndim == 3:
+            stored = stored[:, :, None, :]
+        return _sums(x, self.dot, data.quantum, stored, weight.quantum, window, shape_of(call))
+
+    def _operand(self, data: Packed | relax.Expr, dot: DotLayout) -> Packed:
+        """Bytes whose channels lie in whole groups."""
+        if isinstance(data, Packed):
+            if data.order is None and data.block % dot.group == 0:
+                return data
+            data = unpack(self.builder, data)
+        channels = shape_of(data)[1]
+        few = -(-channels // dot.group) * dot.group
+        return pack(self.builder, data, min(few, dot.block))
+
+    def _emit_sums(self, sums: Sums) -> Packed:
+        """As real numbers."""
+
+        def compute(x, weight, bias, scale):
+            total = integer_ops.conv2d(x, weight, bias, sums.window, sums.zero, sums.dot)
+            return integer_ops.scaled(total, scale)
+
+        return self._emit_conv2d(sums, compute, sums.scale)
+
+    def _requantize(self, sums: Sums, quantum: Quantum) -> Packed | None:
+        """As integers; None where they could leave the range that is rounded exactly."""
+        scale = (sums.scale.astype("float64") / float(quantum.scale)).astype("float32")
+        if (sums.limit * scale.astype("float64")).max() >= integer_ops.MAX_ROUNDED:
+            return None
+        zero = int(quantum.zero_point)
+
+        def compute(x, weight, bias, scale):
+            total = integer_ops.conv2d(x, weight, bias, sums.window, sums.zero, sums.dot)
+            return integer_ops.requantize(total, scale, zero, quantum.dtype)
+
+        return self._emit_conv2d(sums, compute, scale)
+
+    def _emit_conv2d(self, sums: Sums, compute, scale: np.ndarray) -> Packed:
+        pointwise = sums.window == Window((1, 1), (1, 1), (0, 0, 0, 0), sums.window.dilation)
+        x = sums.x.viewed(self.builder, pointwise)
+        like = Packed(x.expr, sums.shape, sums.dot.block, pointwise)
+        weight = integer_ops.pack_weight(sums.weight, sums.dot, x.block)
+        per_channel = (
+            _per_channel(sums.bias.astype("int32"), like),
+            _per_channel(scale.astype("float32"), like),
+        )
+        result = self.builder.emit_te(
+            compute,
+            x.expr,
+            relax.const(weight),
+            *per_channel,
+            primfunc_name_hint="conv2d",
+            primfunc_attrs=FUSABLE,
+        )
+        self.births[result] = len(self.births)
+        return replace(like, expr=result)
+
+    def integer_depthwise(self, call: relax.Call, window: Window, groups: int) -> Packed | None:
+        """Depthwise convolution of stored integers, in float: exact, and as fast as in integers.
+
+        Neighbouring channels share no inputs, so that there are no sums for one instruction.
+        """
+        data, weight = self.raw(call.args[0]), self.constant(call.args[1])
+        if not isinstance(data, Quantized) or weight is None or not data.quantum.per_tensor:
+            return None
+        stored, shape = data.stored, shape_of(call)
+        if not isinstance(stored, Packed) or stored.order is not None:
+            return None
+        if not groups == shape[1] == stored.shape[1] or weight.shape[1] != 1:
+            return None
+        x = stored.viewed(self.builder, collapsed=False)
+        zero = int(data.quantum.zero_point)
+        weight = spread_channels(weight * data.quantum.scale, 0, x.block, None)
+        weight = weight.reshape(-1, x.block, *window.kernel).transpose(0, 2, 3, 1)
+
+        def compute(x, weight):
+            centred = integer_ops.centred(x, window.pads, zero)
+            inside = replace(window, pads=(0, 0, 0, 0))
+            return packed_ops.depthwise_conv2d(centred, weight, inside)
+
+        result = self.builder.emit_te(
+            compute,
+            x.expr,
+            relax.const(np.ascontiguousarray(weight)),
+            primfunc_name_hint="depthwise_conv2d",
+            primfunc_attrs=FUSABLE,
+        )
+        self.births[result] = len(self.births)
+        return Packed(result, shape, x.block)
+
+
+def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:
+    """[OC] as a constant in the layout of a packed tensor."""
+    shape = (1, len(values)) + (1,) * (len(like.shape) - 2)
+    return relax.const(pack_constant(values.reshape(shape), like))
+
+
+def _stored_weight(value: Quantized, axis: int) -> np.ndarray | None:
+    """A constant of int8 with zero points 0 and scales along an axis, if any; None for others."""
+    quantum = value.quantum
+    along = quantum.per_tensor or quantum.axis == axis
+    if isinstance(value.stored, Packed) or not along or not quantum.is_symmetric:
+        return None
+    return constant_of(value.stored) if quantum.dtype == "int8" else None
+
+
+def _sums(
+    x: Packed,
+    dot: DotLayout,
+    data: Quantum,
+    weight: np.ndarray,
+    quantum: Quantum,
+    window: Window,
+    shape: tuple[int, ...],
+) -> Sums | None:
+    zero = int(data.zero_point)
+    channels = weight.astype("int64").reshape(len(weight), -1)
+    bias = -zero * channels.sum(axis=1)
+    reach = max(abs(bound - zero) for bound in data.limits)
+    limit = np.abs(channels).sum(axis=1) * reach
+    # Without the zero point taken out yet the sums are larger.
+    if limit.max() + np.abs(bias).max() > MAX_INT32:
+        return None
+    scale = np.broadcast_to(quantum.scale * data.scale, bias.shape).astype("float32")
+    return Sums(x, dot, zero, weight, bias, scale, limit, window, shape)
+
+
+def _with_bias(sums: Sums, value: np.ndarray) -> Sums | None:
+    """The sums with a constant added that has one value for each channel; None for others."""
+    channels = len(sums.bias)
+    rank = len(sums.shape)
+    shape = (1,) * (rank - value.ndim) + value.shape
+    if value.size not in (1, channels) or len(shape) != rank or shape[1] != value.size:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.rint(value.reshape(-1).astype("float64") / sums.scale)
+    if not np.isfinite(steps).all():
+        return None
+    bias = sums.bias + np.broadcast_to(steps, channels).astype("int64")
+    limit = sums.limit + np.abs(steps).astype("int64")
+    if (limit + np.abs(sums.bias)).max() > MAX_INT32:
+        return None
+    return replace(sums, bias=bias, limit=limit)
+
+
+def _uses(main: relax.Function) -> Counter[relax.Var]:
+    """How often each variable is read."""
+    uses: Counter[relax.Var] = Counter()
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            _count(binding.value, uses)
+    _count(main.body.body, uses)
+    return uses
+
+
+def _count(expr: relax.Expr, uses: Counter[relax.Var]) -> None:
+    if isinstance(expr, relax.Var):
+        uses[expr] += 1
+    elif isinstance(expr, relax.Tuple):
+        for field in expr.fields:
+            _count(field, uses)
+    elif isinstance(expr, relax.Call):
+        for argument in expr.args:
+            _count(argument, uses)
+    elif isinstance(expr, relax.TupleGetItem):
+        _count(expr.tuple_value, uses)

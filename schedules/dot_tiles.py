@@ -1,0 +1,88 @@
+"""The register tile of integer sums of products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from compiler.target import Target
+from schedules.intrinsics.dot import Dot
+from schedules.tiles import MAX_COLUMNS, MAX_ROWS, RAGGED_COST, RegisterTile
+
+# Of a load beside arithmetic, in instructions.
+LOAD_COST = 0.35
+
+
+@dataclass(frozen=True)
+class DotProblem:
+    """What a register tile has to cover: rows x columns of sums.
+
+    Args:
+        dot: the intrinsic.
+        rows: pixels of one row of the result, or matrix rows.
+        columns: blocks of output channels.
+        lanes: output channels of a block, a multiple of the intrinsic's.
+        steps: of the reduction, one use of the intrinsic each.
+        step: products of one step for each sum.
+    """
+
+    dot: Dot
+    rows: int
+    columns: int
+    lanes: int
+    steps: int
+    step: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights of one column."""
+        return self.lanes * self.steps * self.step
+
+    def tiles(self, target: Target) -> Iterator[RegisterTile]:
+        """The tiles whose sums stay in registers beside weights and an input."""
+        for columns in range(1, min(self.columns, MAX_COLUMNS) + 1):
+            for rows in range(1, min(self.rows, MAX_ROWS) + 1):
+                tile = RegisterTile(rows, columns)
+                if self._registers(tile) > target.vector.registers:
+                    break
+                yield tile
+
+    def best(self, target: Target, even_rows: bool = False) -> RegisterTile:
+        """The tile with the least estimated time.
+
+        Args:
+            even_rows: take only tiles that divide the rows.
+        """
+        tiles = [t for t in self.tiles(target) if not even_rows or self.rows % t.rows == 0]
+        return min(tiles, key=lambda tile: self.cycles(target, tile), default=RegisterTile(1, 1))
+
+    def cycles(self, target: Target, tile: RegisterTile) -> float:
+        """Estimated cycles of one step of the reduction of all tiles."""
+        return sum(
+            row_tiles * column_tiles * self._step_cycles(target, rows, columns)
+            for rows, row_tiles in _parts(target, self.rows, tile.rows)
+            for columns, column_tiles in _parts(target, self.columns, tile.columns)
+        )
+
+    def _uses(self, columns: int) -> int:
+        """Uses of the intrinsic for one row."""
+        return columns * self.lanes // self.dot.lanes
+
+    def _registers(self, tile: RegisterTile) -> int:
+        uses = self._uses(tile.columns)
+        return (tile.rows * self.dot.accumulators + 1) * uses + 1 + self.dot.temporaries
+
+    def _step_cycles(self, target: Target, rows: int, columns: int) -> float:
+        uses = self._uses(columns)
+        arithmetic = rows * uses * self.dot.instructions
+        loads = rows + uses * self.dot.weight_loads
+        # A sum waits for the step before.
+        chain = target.vector.fma_latency * target.vector.fma_per_cycle
+        return max(arithmetic, chain) + LOAD_COST * loads
+
+
+def _parts(target: Target, total: int, size: int) -> list[tuple[int, float]]:
+    """(extent, weighted count) of the full tiles and of the ragged last one."""
+    tiles = [(size, float(total // size))]
+    ragged = (total % size, RAGGED_COST.get(target.arch, 1.05))
+    return [*tiles, ragged] if total % size else tiles

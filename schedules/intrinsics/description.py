@@ -1,0 +1,70 @@
+"""What dot-product intrinsics compute, as TIR, beside how they do it."""
+# mypy: disable-error-code="valid-type"
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as script
+
+# (x, w, sums as buffers) -> the new sums as one vector.
+Product = Callable[[Any, Any, Any], Any]
+
+
+def register(name: str, lanes: int, group: int, operand: str, product: Product) -> str:
+    """Make an intrinsic known to TVM: sums[l] += sum over g of x[g] * w[l, g].
+
+    Args:
+        name: returned with the project's prefix.
+        operand: dtype of x [group]; w is int8 [lanes, group], sums int32 [lanes].
+        product: how.
+    """
+    name = f"edgecc.{name}"
+    if TensorIntrin.get(name, allow_missing=True) is not None:
+        return name
+
+    @script.prim_func(s_tir=True)
+    def description(
+        x: script.Buffer((group,), operand, offset_factor=1),
+        w: script.Buffer((lanes, group), "int8", offset_factor=1),
+        sums: script.Buffer((lanes,), "int32", offset_factor=1),
+    ) -> None:
+        with script.sblock("root"):
+            script.reads(sums[0:lanes], x[0:group], w[0:lanes, 0:group])
+            script.writes(sums[0:lanes])
+            for i, g in script.grid(lanes, group):
+                with script.sblock("update"):
+                    l, r = script.axis.remap("SR", [i, g])  # noqa: E741
+                    sums[l] = sums[l] + script.cast(x[r], "int32") * script.cast(w[l, r], "int32")
+
+    @script.prim_func(s_tir=True)
+    def implementation(
+        x: script.Buffer((group,), operand, offset_factor=1),
+        w: script.Buffer((lanes, group), "int8", offset_factor=1),
+        sums: script.Buffer((lanes,), "int32", offset_factor=1),
+    ) -> None:
+        with script.sblock("root"):
+            script.reads(sums[0:lanes], x[0:group], w[0:lanes, 0:group])
+            script.writes(sums[0:lanes])
+            sums[script.ramp(0, 1, lanes)] = product(x, w, sums)
+
+    TensorIntrin.register(name, description, implementation)
+    return name
+
+
+def llvm(name: str, dtype: str, *args: tirx.PrimExpr) -> tirx.PrimExpr:
+    """A call of one of LLVM's intrinsics."""
+    return tirx.call_llvm_pure_intrin(dtype, name, *args)
+
+
+def repeated(x: Any, dtype: str, lanes: int) -> tirx.PrimExpr:
+    """The 32 bits at the head of a buffer in each of ``lanes`` lanes, as a vector of dtype."""
+    head = tirx.reinterpret("int32", x.vload([0], f"{x.dtype}x{4 // _bytes(str(x.dtype))}"))
+    return tirx.reinterpret(dtype, tirx.Broadcast(head, lanes))
+
+
+def _bytes(dtype: str) -> int:
+    return 2 if dtype.endswith("16") else 1
