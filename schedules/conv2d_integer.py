@@ -62,12 +62,14 @@ class Decision:
 def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
     """Schedule a function whose anchor is ``integer_ops.conv2d``; None for any other."""
     anchored = find_anchored(sch, "conv2d_integer")
-    found = dot_product(target)
-    if anchored is None or found is None or len(sch.get_loops(anchored.output)) != 5:
+    if anchored is None or len(sch.get_loops(anchored.output)) != 5:
+        return None
+    operand = str(sch.get(anchored.anchor).reads[0].source.ty.dtype)
+    dot = dot_product(target, operand, int(sch.get(anchored.anchor).iter_vars[-1].dom.extent))
+    if dot is None:
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
-    dot, _ = found
     space = _Space.of(sch, target, anchored, dot)
     decision = choose(sch, space.default(), space.decisions())
     _tile(sch, target, anchored, dot, decision)

@@ -57,22 +57,19 @@ def _blocks(func: tirx.PrimFunc) -> list[s_tir.SBlock]:
 
 
 def _contains_multiply(stmt: tirx.Stmt) -> bool:
-    found: list[tirx.Mul] = []
+    found: list[bool] = []
+
+    def visit(product: tirx.Mul) -> None:
+        loads: list[tvm.ir.TensorLoad] = []
+        tvm_ffi.structural_walk(product, (tvm.ir.TensorLoad, loads.append))
+        # Index arithmetic multiplies as well, but loads nothing.
+        found.append(bool(loads))
 
     def in_store(store: tirx.BufferStore) -> None:
-        tvm_ffi.structural_walk(store.value, (tirx.Mul, _keep_float(found)))
+        tvm_ffi.structural_walk(store.value, (tirx.Mul, visit))
 
     tvm_ffi.structural_walk(stmt, (tirx.BufferStore, in_store))
-    return bool(found)
-
-
-def _keep_float(found: list[tirx.Mul]):
-    # Index arithmetic multiplies int64; data is anything that is not an index type here.
-    def visit(node: tirx.Mul) -> None:
-        if str(node.ty) not in ("int64", "int32"):
-            found.append(node)
-
-    return visit
+    return any(found)
 
 
 def _writes_each_point_once(block: s_tir.SBlock) -> bool:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from compiler.target import Target
+
+# 255 * 128 is the largest sum of two products that int16 holds.
+MOST_UNSATURATED = 128
 
 
 @dataclass(frozen=True)
@@ -17,19 +22,31 @@ class DotLayout:
             [..., block, group].
         activation: "uint8" or "int8", as they are stored.
         operand: what the products take; "int16" where the activations are widened beforehand.
+        most_neighbours: bound of the sum of two neighbouring weights, and of its negative; None
+            where all weights will do.
     """
 
     block: int
     group: int
     activation: str
     operand: str
+    most_neighbours: int | None = None
+
+    def takes(self, weight: np.ndarray) -> bool:
+        """Whether sums are exact for int8 weights [OC, IC, ...]."""
+        if self.most_neighbours is None:
+            return True
+        wide = np.pad(weight.astype("int32"), [(0, 0), (0, 1)] + [(0, 0)] * (weight.ndim - 2))
+        for sign in (1, -1):
+            part = np.maximum(sign * wide, 0)
+            if (part[:, :-1:2] + part[:, 1::2]).max(initial=0) > self.most_neighbours:
+                return False
+        return True
 
 
-def dot_layout(target: Target) -> DotLayout | None:
-    """The layout that the target's instructions want; None where it has none of use."""
-    if target.arch == "x86_64":
-        return _x86(target)
-    return None
+def dot_layouts(target: Target) -> tuple[DotLayout, ...]:
+    """The layouts that the target has instructions for, the fastest first."""
+    return _x86(target) if target.arch == "x86_64" else ()
 
 
 def activation_dtype(target: Target) -> str:
@@ -37,9 +54,13 @@ def activation_dtype(target: Target) -> str:
     return "uint8" if target.arch == "x86_64" else "int8"
 
 
-def _x86(target: Target) -> DotLayout:
+def _x86(target: Target) -> tuple[DotLayout, ...]:
+    block = max(8, target.vector.lanes())
     if {"+avx512vnni", "+avxvnni"} & set(target.features):
-        return DotLayout(max(8, target.vector.lanes()), 4, "uint8", "uint8")
-    # vpmaddubsw saturates its sums of two products; vpmaddwd of widened operands is exact and,
-    # where multiplications are what ports are short of, as fast.
-    return DotLayout(max(8, target.vector.lanes()), 2, "uint8", "int16")
+        return (DotLayout(block, 4, "uint8", "uint8"),)
+    # vpmaddwd takes widened operands and is exact for all of them.
+    widened = DotLayout(block, 2, "uint8", "int16")
+    if target.vector.bits < 256:
+        return (widened,)
+    # vpmaddubsw saturates its sums of two products, so it is for weights whose sums cannot.
+    return (DotLayout(block, 4, "uint8", "uint8", MOST_UNSATURATED), widened)

@@ -9,7 +9,6 @@ joins the bias. Where x is padded, it is padded with z.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +16,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes import integer_ops, packed_ops
-from compiler.passes.dot_layout import DotLayout, dot_layout
+from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.packed_followers import PackedFollowers
 from compiler.passes.packed_ops import FUSABLE, Window
 from compiler.passes.packed_values import (
@@ -29,6 +28,7 @@ from compiler.passes.packed_values import (
     spread_channels,
     unpack,
 )
+from compiler.passes.readers import Readers
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, emit_dequantize, quantum_of
 from compiler.target import Target
 
@@ -37,10 +37,16 @@ MAX_INT32 = (1 << 31) - 1
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A tensor that is stored as integers."""
+    """A tensor that is stored as integers.
+
+    Args:
+        joins: nobody but one operator reads it, whose result is stored as integers again: one
+            kernel may do it all.
+    """
 
     stored: Packed | relax.Expr
     quantum: Quantum
+    joins: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +80,8 @@ class IntegerFollowers(PackedFollowers):
 
     def __init__(self, module: tvm.IRModule, target: Target) -> None:
         super().__init__(module)
-        self.dot: DotLayout | None = dot_layout(target)
-        self.uses = _uses(module["main"])
+        self.dots = dot_layouts(target)
+        self.readers = Readers(module["main"])
         self.handlers |= {DEQUANTIZE: self._dequantize, QUANTIZE: self._quantize}
         self.handlers["relax.add"] = self._add
 
@@ -108,28 +114,35 @@ class IntegerFollowers(PackedFollowers):
         stored = self.value(call.args[0])
         if not quantum.per_tensor and (isinstance(stored, Packed) or constant_of(stored) is None):
             return None
-        return Quantized(stored, quantum)
+        joins = self.readers.are_one(call.args[0]) and self.readers.end_in(self.bound, QUANTIZE)
+        return Quantized(stored, quantum, joins)
 
     def _real(self, value: Quantized) -> Packed | relax.Expr:
         """Not remembered: each reader computes it again, and none needs it in memory."""
         stored, quantum = value.stored, value.quantum
         if not isinstance(stored, Packed):
-            return emit_dequantize(self.builder, stored, quantum)
+            return emit_dequantize(self.builder, self._barrier(stored, value), quantum)
         scale, zero = float(quantum.scale), int(quantum.zero_point)
         real = self.builder.emit_te(
             lambda x: integer_ops.dequantize(x, scale, zero),
-            stored.expr,
+            self._barrier(stored.expr, value),
             primfunc_name_hint="dequantize",
         )
         self.births[real] = len(self.births)
         return replace(stored, expr=real)
+
+    def _barrier(self, stored: relax.Expr, value: Quantized) -> relax.Expr:
+        """A reshape keeps fusion from storing real numbers where integers are stored."""
+        if value.joins or constant_of(stored) is not None:
+            return stored
+        return self.builder.emit(relax.op.reshape(stored, shape_of(stored)))
 
     def _quantize(self, call: relax.Call) -> Packed | None:
         quantum = quantum_of(call, QUANTIZE)
         if quantum is None or not quantum.per_tensor or quantum.dtype not in ("int8", "uint8"):
             return None
         raw = self.raw(call.args[0])
-        if isinstance(raw, Sums) and self.uses[call.args[0]] == 1:
+        if isinstance(raw, Sums) and self.readers.are_one(call.args[0]):
             requantized = self._requantize(raw, quantum)
             if requantized is not None:
                 return requantized
@@ -148,7 +161,7 @@ class IntegerFollowers(PackedFollowers):
         """A constant for each channel joins the sums' bias."""
         for one, other in (call.args, reversed(call.args)):
             raw, value = self.raw(one), self.constant(other)
-            if isinstance(raw, Sums) and value is not None and self.uses[one] == 1:
+            if isinstance(raw, Sums) and value is not None and self.readers.are_one(one):
                 joined = _with_bias(raw, value)
                 if joined is not None:
                     return joined
@@ -157,17 +170,17 @@ class IntegerFollowers(PackedFollowers):
     def integer_convolution(self, call: relax.Call, window: Window, groups: int) -> Sums | None:
         """The sums of a convolution of the old function; None where it is not one of bytes."""
         data, weight = (self.raw(a) for a in call.args)
-        if self.dot is None or groups != 1:
-            return None
-        if not isinstance(data, Quantized) or not isinstance(weight, Quantized):
+        if groups != 1 or not isinstance(data, Quantized) or not isinstance(weight, Quantized):
             return None
         stored = _stored_weight(weight, 0)
-        if data.quantum.dtype != self.dot.activation or stored is None:
+        dots = [d for d in self.dots if d.activation == data.quantum.dtype]
+        dot = next((d for d in dots if stored is not None and d.takes(stored)), None)
+        if dot is None or stored is None:
             return None
-        x = self._operand(data.stored, self.dot)
+        x = self._operand(data.stored, dot)
         if stored.ndim == 3:
             stored = stored[:, :, None, :]
-        return _sums(x, self.dot, data.quantum, stored, weight.quantum, window, shape_of(call))
+        return _sums(x, dot, data.quantum, stored, weight.quantum, window, shape_of(call))
 
     def _operand(self, data: Packed | relax.Expr, dot: DotLayout) -> Packed:
         """Bytes whose channels lie in whole groups."""
@@ -307,26 +320,3 @@ def _with_bias(sums: Sums, value: np.ndarray) -> Sums | None:
     if (limit + np.abs(sums.bias)).max() > MAX_INT32:
         return None
     return replace(sums, bias=bias, limit=limit)
-
-
-def _uses(main: relax.Function) -> Counter[relax.Var]:
-    """How often each variable is read."""
-    uses: Counter[relax.Var] = Counter()
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            _count(binding.value, uses)
-    _count(main.body.body, uses)
-    return uses
-
-
-def _count(expr: relax.Expr, uses: Counter[relax.Var]) -> None:
-    if isinstance(expr, relax.Var):
-        uses[expr] += 1
-    elif isinstance(expr, relax.Tuple):
-        for field in expr.fields:
-            _count(field, uses)
-    elif isinstance(expr, relax.Call):
-        for argument in expr.args:
-            _count(argument, uses)
-    elif isinstance(expr, relax.TupleGetItem):
-        _count(expr.tuple_value, uses)

@@ -8,7 +8,6 @@ from tvm import relax
 from compiler.passes.aliases import ALIAS_OPS, VIEW_OPS
 from compiler.passes.fold_batch_norm import fold_batch_norm
 from compiler.passes.fold_constants import fold_constants
-from compiler.passes.fold_dequantize import fold_dequantize
 from compiler.passes.fold_pads import fold_pads
 from compiler.passes.fuse_depthwise import fuse_depthwise
 from compiler.passes.legalize_quantized import LEGALIZATIONS
@@ -55,7 +54,6 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
         relax.transform.DeadCodeElimination(),
     ]
     with tvm.target.Target(target.tvm()):
-        module = fold_dequantize(module)
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)

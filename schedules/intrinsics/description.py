@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as script
 
+_registering = threading.Lock()  # kernels are scheduled in threads
 # (x, w, sums as buffers) -> the new sums as one vector.
 Product = Callable[[Any, Any, Any], Any]
 
@@ -23,8 +25,16 @@ def register(name: str, lanes: int, group: int, operand: str, product: Product) 
         product: how.
     """
     name = f"edgecc.{name}"
-    if TensorIntrin.get(name, allow_missing=True) is not None:
-        return name
+    with _registering:
+        if TensorIntrin.get(name, allow_missing=True) is None:
+            TensorIntrin.register(name, *_functions(lanes, group, operand, product))
+    return name
+
+
+def _functions(
+    lanes: int, group: int, operand: str, product: Product
+) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+    """Description and implementation."""
 
     @script.prim_func(s_tir=True)
     def description(
@@ -51,8 +61,7 @@ def register(name: str, lanes: int, group: int, operand: str, product: Product) 
             script.writes(sums[0:lanes])
             sums[script.ramp(0, 1, lanes)] = product(x, w, sums)
 
-    TensorIntrin.register(name, description, implementation)
-    return name
+    return description, implementation
 
 
 def llvm(name: str, dtype: str, *args: tirx.PrimExpr) -> tirx.PrimExpr:

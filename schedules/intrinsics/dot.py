@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.passes.dot_layout import DotLayout, dot_layout
+from compiler.passes.dot_layout import dot_layouts
 from compiler.target import Target
 from schedules.intrinsics.x86_madd import madd
+from schedules.intrinsics.x86_maddubs import maddubs
 from schedules.intrinsics.x86_vnni import vnni
 
 
@@ -38,12 +39,19 @@ class Dot:
     temporaries: int = 1
 
 
-def dot_product(target: Target) -> tuple[Dot, DotLayout] | None:
-    """The best intrinsic of a target with the layout of its operands; None where there is none."""
-    layout = dot_layout(target)
-    if layout is None:
-        return None
+def dot_product(target: Target, operand: str, group: int) -> Dot | None:
+    """The intrinsic of a target for operands that lie as one of its layouts; None for others.
+
+    Args:
+        operand: dtype of the activations as they are multiplied.
+        group: products of one sum.
+    """
     lanes = target.vector.lanes()
-    if layout.operand == "uint8":
-        return Dot(vnni(lanes), lanes, instructions=1, temporaries=0), layout
-    return Dot(madd(lanes), lanes, instructions=2, weight_loads=2), layout
+    layouts = [d for d in dot_layouts(target) if (d.operand, d.group) == (operand, group)]
+    if not layouts:
+        return None
+    if operand == "int16":
+        return Dot(madd(lanes), lanes, instructions=2, weight_loads=2)
+    if layouts[0].most_neighbours is not None:
+        return Dot(maddubs(lanes), lanes, instructions=3, temporaries=2)
+    return Dot(vnni(lanes), lanes, instructions=1, temporaries=0)

@@ -8,7 +8,7 @@ from tvm import tirx
 
 from schedules.intrinsics.description import llvm, register, repeated
 
-_MADD = {
+MADD = {
     4: "llvm.x86.sse2.pmadd.wd",
     8: "llvm.x86.avx2.pmadd.wd",
     16: "llvm.x86.avx512.pmaddw.d.512",
@@ -21,7 +21,7 @@ def madd(lanes: int) -> str:
 
     def product(x: Any, w: Any, sums: Any) -> tirx.PrimExpr:
         weights = w.vload([0, 0], f"int8x{lanes * 2}").astype(words)
-        products = llvm(_MADD[lanes], dtype, repeated(x, words, lanes), weights)
+        products = llvm(MADD[lanes], dtype, repeated(x, words, lanes), weights)
         return sums.vload([0], dtype) + products
 
     return register(f"x86_madd_{lanes}", lanes, 2, "int16", product)

@@ -1,0 +1,148 @@
+"""Convolutions of bytes against NumPy, natively and under emulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import s_tir, te
+
+from compiler.passes import integer_ops
+from compiler.passes.dot_layout import DotLayout, dot_layouts
+from compiler.passes.packed_ops import Window
+from compiler.target import Target, load_target
+from schedules import conv2d_integer
+from schedules.choices import Listing, TakeValues, take_default
+from tests.kernels import host, run
+
+# (input channels, output channels, height, width, kernel, stride, padding, dilation)
+CASES = {
+    "pointwise": (24, 40, 7, 7, 1, 1, 0, 1),
+    "window": (16, 24, 9, 11, 3, 1, 1, 1),
+    "stride": (8, 8, 11, 13, 3, 2, 1, 1),
+    "first_layer": (3, 16, 12, 12, 3, 2, 1, 1),
+    "ragged_channels": (20, 13, 6, 5, 3, 1, 1, 1),
+    "dilated": (8, 16, 12, 9, 3, 1, 2, 2),
+    "wide_row": (8, 16, 1, 37, 1, 1, 0, 1),
+}
+TARGETS = ("host", "x86_64")
+
+
+class Problem:
+    """One convolution with data that reaches every corner of its types."""
+
+    def __init__(self, case: tuple[int, ...], layout: DotLayout, seed: int = 0) -> None:
+        ic, oc, height, width, k, stride, pad, dilation = case
+        rng = np.random.default_rng(seed)
+        low, high = (0, 255) if layout.activation == "uint8" else (-128, 127)
+        block = min(-(-ic // layout.group) * layout.group, layout.block)
+        self.layout, self.oc, self.zero = layout, oc, low + 3
+        self.window = Window((k, k), (stride, stride), (pad,) * 4, (dilation, dilation))
+        x = rng.integers(low, high + 1, (1, ic, height, width))
+        x.flat[0], x.flat[-1] = low, high
+        padded = np.full((1, -(-ic // block) * block, height, width), high)  # garbage
+        padded[:, :ic] = x
+        packed = padded.reshape(1, -1, block, height, width).transpose(0, 1, 3, 4, 2)
+        self.x = np.ascontiguousarray(packed.astype(layout.activation))
+        self.plain_x = x
+        most = layout.most_neighbours or 2 * 127
+        self.weight = rng.integers(-127, 128, (oc, ic, k, k)).astype("int8")
+        self.weight[0] = 127 if layout.most_neighbours is None else most // 2
+        if layout.most_neighbours is not None:
+            self.weight = np.clip(self.weight, -(most // 2), most // 2).astype("int8")
+        lanes = -(-oc // layout.block) * layout.block
+        self.bias = rng.integers(-3000, 3000, (1, lanes // layout.block, 1, 1, layout.block))
+        self.scale = rng.uniform(0.0005, 0.002, self.bias.shape).astype("float32")
+
+    def function(self):
+        tensors = [
+            te.placeholder(self.x.shape, self.layout.activation, name="x"),
+            te.placeholder(self.packed_weight.shape, "int8", name="w"),
+            te.placeholder(self.bias.shape, "int32", name="bias"),
+            te.placeholder(self.scale.shape, "float32", name="scale"),
+        ]
+        x, w, bias, scale = tensors
+        total = integer_ops.conv2d(x, w, bias, self.window, self.zero, self.layout)
+        result = integer_ops.requantize(total, scale, 7, self.layout.activation)
+        return te.create_prim_func([*tensors, result])
+
+    @property
+    def packed_weight(self) -> np.ndarray:
+        return integer_ops.pack_weight(self.weight, self.layout, self.x.shape[-1])
+
+    @property
+    def inputs(self) -> list[np.ndarray]:
+        return [self.x, self.packed_weight, self.bias.astype("int32"), self.scale]
+
+    def expected(self) -> np.ndarray:
+        """[1, OC, OH, OW] before rounding."""
+        top = self.window.pads[0]
+        (k, _), (s, _), (d, _) = self.window.kernel, self.window.strides, self.window.dilation
+        x = np.pad(
+            self.plain_x.astype("int64"),
+            [(0, 0), (0, 0), (top, top), (top, top)],
+            constant_values=self.zero,
+        )
+        oh, ow = self.window.output_size(*self.plain_x.shape[2:])
+        total = np.zeros((1, self.oc, oh, ow), "int64")
+        for i in range(k):
+            for j in range(k):
+                part = x[:, :, i * d : i * d + oh * s : s, j * d : j * d + ow * s : s]
+                tap = self.weight[:, :, i, j].astype("int64")
+                total += np.einsum("nchw,oc->nohw", part[:, :, :oh, :ow], tap)
+        along = [a.reshape(-1)[: self.oc, None, None] for a in (self.bias, self.scale)]
+        return (total + along[0]) * along[1].astype("float64") + 7
+
+    def check(self, result: np.ndarray) -> None:
+        info = np.iinfo(self.layout.activation)
+        wanted = np.clip(self.expected(), info.min, info.max)
+        got = result.transpose(0, 1, 4, 2, 3).reshape(1, -1, *wanted.shape[2:])[:, : self.oc]
+        # Sums are exact; only their scaling rounds, at ties.
+        assert np.abs(got - wanted).max() <= 0.5 + 1e-3
+
+
+def scheduled(problem: Problem, target: Target, choose=take_default):
+    schedule = s_tir.Schedule(problem.function())
+    report = conv2d_integer.apply(schedule, target, choose)
+    assert report is not None
+    assert report["template"] == "conv2d_integer"
+    return schedule.mod["main"]
+
+
+def layouts() -> list[tuple[str, DotLayout]]:
+    return [(name, dot) for name in TARGETS for dot in dot_layouts(load_target(name))]
+
+
+def name_of(value: object) -> str:
+    return value.operand if isinstance(value, DotLayout) else str(value)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("name", "layout"), layouts(), ids=name_of)
+def test_sums_are_exact(name, layout, case):
+    target = load_target(name)
+    problem = Problem(CASES[case], layout)
+    problem.check(run(scheduled(problem, target), problem.inputs, target)[0])
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_any_shape_and_decision(data):
+    """Every decision that is offered gives the same result."""
+    target = host()
+    layout = data.draw(st.sampled_from(dot_layouts(target)))
+    k = data.draw(st.sampled_from([1, 3]))
+    case = (
+        data.draw(st.integers(1, 20)),
+        data.draw(st.integers(1, 30)),
+        data.draw(st.integers(k, 9)),
+        data.draw(st.integers(k, 20)),
+        k,
+        data.draw(st.integers(1, 2)),
+        data.draw(st.integers(0, k // 2)),
+        1,
+    )
+    problem = Problem(case, layout, seed=data.draw(st.integers(0, 99)))
+    listing = Listing()
+    scheduled(problem, target, listing)
+    values = data.draw(st.sampled_from(listing.space.rows))
+    problem.check(run(scheduled(problem, target, TakeValues(values)), problem.inputs)[0])

@@ -1,0 +1,75 @@
+"""Dot-product intrinsics: what they do is what their descriptions say."""
+
+import numpy as np
+import pytest
+from tvm import s_tir, te, tirx
+
+from compiler.passes.dot_layout import DotLayout, dot_layouts
+from compiler.target import load_target
+from schedules.intrinsics.dot import Dot, dot_product
+from tests.kernels import run
+
+TARGETS = ("host", "x86_64")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_implementation_is_the_description(name):
+    """TVM compares the description with the loops it replaces; the loops are run, too."""
+    target = load_target(name)
+    for layout in dot_layouts(target):
+        dot = dot_product(target, layout.operand, layout.group)
+        assert dot is not None
+        x, w = operands(layout, dot.lanes)
+        expected = np.einsum("sg,slg->l", x.astype("int64"), w.astype("int64"))
+        for tensorized in (False, True):
+            func = sums_of_steps(layout, dot, len(x), tensorized)
+            np.testing.assert_array_equal(run(func, [x, w], target)[0], expected)
+
+
+def sums_of_steps(layout: DotLayout, dot: Dot, steps: int, tensorized: bool) -> tirx.PrimFunc:
+    x = te.placeholder((steps, layout.group), layout.operand, name="x")
+    w = te.placeholder((steps, dot.lanes, layout.group), "int8", name="w")
+    step = te.reduce_axis((0, steps), name="step")
+    g = te.reduce_axis((0, layout.group), name="g")
+    sums = te.compute(
+        (dot.lanes,),
+        lambda i: te.sum(
+            x[step, g].astype("int32") * w[step, i, g].astype("int32"), axis=[step, g]
+        ),
+        name="sums",
+    )
+    schedule = s_tir.Schedule(te.create_prim_func([x, w, sums]))
+    block = schedule.get_sblock("sums")
+    lane, outer, inner = schedule.get_loops(block)
+    schedule.reorder(outer, lane, inner)
+    schedule.decompose_reduction(block, outer)
+    if tensorized:
+        schedule.tensorize(lane, dot.name)
+    return schedule.mod["main"]
+
+
+def operands(layout: DotLayout, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """x [steps, group] and w [steps, lanes, group]: the greatest of each sign, and random ones."""
+    rng = np.random.default_rng(0)
+    info = np.iinfo(layout.activation)
+    most = 127 if layout.most_neighbours is None else layout.most_neighbours // 2
+    x = rng.integers(info.min, info.max + 1, (8, layout.group))
+    w = rng.integers(-most, most + 1, (8, lanes, layout.group))
+    x[0:4], w[0:3] = info.max, most
+    x[4:6], w[3:6] = info.min, -most
+    return x.astype(layout.operand), w.astype("int8")
+
+
+def test_weights_that_could_saturate_are_refused():
+    layout = DotLayout(8, 4, "uint8", "uint8", most_neighbours=128)
+    weight = np.zeros((4, 4, 1, 1), "int8")
+    weight[1, :2, 0, 0] = 100, 28
+    weight[2, 1:3, 0, 0] = 127, 127  # of different pairs
+    weight[3, 2:, 0, 0] = -127, 127
+    assert layout.takes(weight)
+    weight[1, 1] = 29
+    assert not layout.takes(weight)
+    weight[1, 1] = -128
+    assert layout.takes(weight)
+    weight[1, 0] = -1
+    assert not layout.takes(weight)
