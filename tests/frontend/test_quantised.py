@@ -8,8 +8,8 @@ from onnx import helper
 from tvm import relax
 
 from compiler.frontend import import_model
-from tests.frontend.builders import save
-from tests.frontend.quantised import RNG, compare, integers, qmodel, weights
+from tests.frontend.builders import run, save
+from tests.frontend.quantised import RNG, assert_same_steps, compare, integers, qmodel, weights
 from tests.frontend.test_graph import operators
 
 MICROSOFT = {"domain": "com.microsoft"}
@@ -192,3 +192,269 @@ def test_qlinear_binary(op, case, known, dtype, tmp_path):
     node = helper.make_node(op, [*named("a", "b"), "y_s", "y_z"], ["y"], **MICROSOFT)
     (equal,) = compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
     assert equal > 0.97
+
+
+UNARY = {
+    "QLinearGlobalAveragePool": ({}, (2, 5, 7, 6)),
+    "QLinearAveragePool": ({"kernel_shape": [3, 2], "strides": [2, 1]}, (1, 3, 9, 8)),
+    "QLinearAveragePool padded": (
+        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 0},
+        (1, 3, 9, 8),
+    ),
+    "QLinearSigmoid": ({}, (3, 100)),
+    "QLinearLeakyRelu": ({"alpha": 0.2}, (3, 100)),
+    "QLinearSoftmax": ({"axis": -1, "opset": 13}, (5, 33)),
+    "QLinearSoftmax old": ({"axis": 1, "opset": 11}, (3, 5, 7)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("case", UNARY)
+def test_qlinear_unary(case, dtype, tmp_path):
+    op, (attributes, shape) = case.split()[0], UNARY[case]
+    low = 0 if dtype == "uint8" else -128
+    scale = 1 / 256 if op in ("QLinearSigmoid", "QLinearSoftmax") else 0.021
+    constants = {
+        **quantum("x", 0.043, np.asarray(low + 110, dtype)),
+        **quantum("y", scale, np.asarray(low + (0 if scale < 0.02 else 99), dtype)),
+    }
+    feeds = {"x": integers(RNG(8), dtype, shape)}
+    node = helper.make_node(op, [*named("x"), "y_s", "y_z"], ["y"], **attributes, **MICROSOFT)
+    (equal,) = compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
+    assert equal > 0.94
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("stored", [True, False], ids=["integers", "floats"])
+def test_qgemm(types, stored, tmp_path):
+    rng, (a_type, b_type) = RNG(9), TYPES[types]
+    constants = {
+        **quantum("a", 0.03, np.asarray(101 if a_type == "uint8" else -20, a_type)),
+        **quantum("b", 0.007, np.asarray(0 if b_type == "int8" else 130, b_type)),
+        **quantum("y", 0.2, np.asarray(100, a_type)),
+        "b": weights(rng, b_type, (11, 37)),
+        "c": rng.integers(-20000, 20000, 11, np.int32),
+    }
+    feeds = {"a": integers(rng, a_type, (5, 37))}
+    output = ["y_s", "y_z"] if stored else []
+    inputs = [*named("a", "b"), "c", *output]
+    node = helper.make_node("QGemm", inputs, ["y"], transB=1, alpha=1.0, **MICROSOFT)
+    compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path, step=1e-3)
+
+
+def test_qlinear_concat(tmp_path):
+    rng = RNG(10)
+    constants = {
+        **quantum("a", 0.03, np.uint8(101)),
+        **quantum("b", 0.05, np.uint8(30)),
+        **quantum("y", 0.05, np.uint8(30)),
+    }
+    feeds = {"a": integers(rng, "uint8", (2, 3, 5)), "b": integers(rng, "uint8", (2, 4, 5))}
+    inputs = ["y_s", "y_z", *named("a", "b")]
+    node = helper.make_node("QLinearConcat", inputs, ["y"], axis=1, **MICROSOFT)
+    compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
+
+
+def test_qlinear_where(tmp_path):
+    rng = RNG(11)
+    constants = {
+        **quantum("a", 0.03, np.uint8(101)),
+        **quantum("b", 0.05, np.uint8(30)),
+        **quantum("y", 0.06, np.uint8(90)),
+        "c": rng.random((4, 1)) > 0.5,
+    }
+    feeds = {"a": integers(rng, "uint8", (4, 50)), "b": integers(rng, "uint8", (50,))}
+    inputs = ["c", *named("a", "b"), "y_s", "y_z"]
+    node = helper.make_node("QLinearWhere", inputs, ["y"], **MICROSOFT)
+    compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
+
+
+def test_zero_points_that_are_left_out(tmp_path):
+    """Then they are 0, of the type of the data; QuantizeLinear makes uint8."""
+    constants = {"s": f32(0.05), "t": f32(0.04)}
+    feeds = {"x": integers(RNG(12), "int8", (3, 40))}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "t"], ["y"]),
+    ]
+    (equal,) = compare(qmodel(nodes, feeds, ["y"], constants), feeds, tmp_path)
+    assert equal == 1.0
+    node = helper.make_node("QLinearLeakyRelu", ["x", "s", "", "t"], ["y"], **MICROSOFT)
+    model = qmodel([node], feeds, ["y"], constants)  # ONNX Runtime crashes
+    (got,) = run(import_model(save(model, tmp_path)), **feeds)
+    real = feeds["x"] * f32(0.05)
+    real = np.where(real < 0, real * f32(0.01), real)
+    np.testing.assert_array_equal(got, np.rint(real / f32(0.04)).clip(-128, 127).astype("int8"))
+
+
+def test_qlinear_reduce_mean(tmp_path):
+    """ONNX Runtime has no kernel for it."""
+    constants = {**quantum("x", 0.04, np.uint8(110)), **quantum("y", 0.02, np.uint8(99))}
+    feeds = {"x": integers(RNG(8), "uint8", (3, 5, 4, 7))}
+    node = helper.make_node(
+        "QLinearReduceMean",
+        [*named("x"), "y_s", "y_z"],
+        ["y"],
+        axes=[1, -1],
+        keepdims=0,
+        **MICROSOFT,
+    )
+    model = qmodel([node], feeds, ["y"], constants)
+    (got,) = run(import_model(save(model, tmp_path)), **feeds)
+    mean = (feeds["x"].astype("float64") - 110).mean((1, 3)) * 2
+    assert_same_steps(got, np.clip(np.rint(mean) + 99, 0, 255).astype("uint8"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_quantize_and_dequantize(dtype, axis, tmp_path):
+    """Integers are outputs, and inputs of a second graph; every one is as ONNX Runtime has it."""
+    rng, shape = RNG(13), (5, 6, 4)
+    count = () if axis is None else shape[axis]
+    constants = {
+        "s": rng.uniform(0.001, 0.01, count).astype(f32),
+        "z": integers(rng, dtype, () if axis is None else (count,)),
+    }
+    attributes = {} if axis is None else {"axis": axis}
+    feeds = {"x": (rng.normal(size=shape) * 3).astype(f32)}
+    quantize = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], **attributes)
+    (equal,) = compare(qmodel([quantize], feeds, ["y"], constants), feeds, tmp_path)
+    assert equal == 1.0
+    feeds = {"x": integers(rng, dtype, shape)}
+    dequantize = helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"], **attributes)
+    (equal,) = compare(qmodel([dequantize], feeds, ["y"], constants), feeds, tmp_path, step=1e-6)
+    assert equal == 1.0
+
+
+def test_scales_known_at_run_time_alone(tmp_path):
+    rng = RNG(14)
+    feeds = {"x": rng.normal(size=(3, 50)).astype(f32), "s": np.asarray(0.05, f32)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    model = qmodel(nodes, feeds, ["y", "q"], {"z": np.int8(5)})
+    assert compare(model, feeds, tmp_path, step=0.05) == [1.0, 1.0]
+
+
+def test_gather_of_stored_rows(tmp_path):
+    rng = RNG(15)
+    constants = {
+        **quantum("w", rng.uniform(0.001, 0.01, 12), np.zeros(12, np.int8)),
+        "w": weights(rng, "int8", (30, 12)),
+    }
+    feeds = {"i": np.asarray([[3, 29, 0], [7, 7, -1]])}
+    nodes = [
+        helper.make_node("DequantizeLinear", named("w"), ["r"], axis=1),
+        helper.make_node("Gather", ["r", "i"], ["y"]),
+    ]
+    model = qmodel(nodes, feeds, ["y"], constants)
+    assert compare(model, feeds, tmp_path, step=1e-6) == [1.0]
+    main = import_model(save(model, tmp_path)).module["main"]
+    names = [name_of(b.value) for b in main.body.blocks[0].bindings]
+    assert names[-2:] == ["relax.dequantize", ""]
+
+
+def conv_weight(imported) -> relax.Call:
+    """What the only convolution or product of a module takes as weight."""
+    bindings = {b.var: b.value for b in imported.module["main"].body.blocks[0].bindings}
+    names = ("relax.nn.conv2d", "relax.matmul")
+    (call,) = [c for c in bindings.values() if name_of(c) in names]
+    return bindings[call.args[1]]
+
+
+def test_weights_quantised_in_the_graph(tmp_path):
+    """Trained with quantisation: float weights between QuantizeLinear and DequantizeLinear."""
+    rng = RNG(16)
+    w = rng.normal(size=(6, 3, 3, 3)).astype(f32)
+    scale = (abs(w).max((1, 2, 3)) / 127).astype(f32)
+    constants = {
+        **quantum("x", 0.03, np.uint8(120)),
+        **quantum("w", scale, np.zeros(6, np.int8)),
+        **quantum("y", 0.1, np.uint8(128)),
+        "weight": w,
+    }
+    feeds = {"input": rng.normal(size=(1, 3, 8, 8)).astype(f32)}
+    nodes = [
+        *qdq("x", "input"),
+        helper.make_node("QuantizeLinear", ["weight", "w_s", "w_z"], ["w"], axis=0),
+        helper.make_node("DequantizeLinear", named("w"), ["w_r"], axis=0),
+        helper.make_node("Conv", ["x_r", "w_r"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        *qdq("y", "r"),
+    ]
+    model = qmodel(nodes, feeds, ["y_r"], constants)
+    compare(model, feeds, tmp_path, step=0.1)
+    weight = conv_weight(import_model(save(model, tmp_path)))
+    assert weight.op.name == "relax.dequantize"
+    stored = np.rint(w / scale.reshape(-1, 1, 1, 1))
+    np.testing.assert_array_equal(weight.args[0].value.numpy(), stored)
+
+
+def test_weights_of_uint8_become_int8(tmp_path):
+    rng = RNG(17)
+    constants = {
+        **quantum("w", 0.02, np.uint8(131)),
+        "w": weights(rng, "uint8", (9, 4)),
+    }
+    feeds = {"x": rng.normal(size=(3, 9)).astype(f32)}
+    nodes = [
+        helper.make_node("DequantizeLinear", named("w"), ["w_r"]),
+        helper.make_node("MatMul", ["x", "w_r"], ["y"]),
+    ]
+    model = qmodel(nodes, feeds, ["y"], constants)
+    compare(model, feeds, tmp_path, step=0.03)  # ONNX Runtime quantises x here
+    weight = conv_weight(import_model(save(model, tmp_path)))
+    stored, _, zero = (a.value.numpy() for a in weight.args)
+    np.testing.assert_array_equal(stored, constants["w"].astype(int) - 128)
+    assert zero == 3
+    assert zero.dtype == np.int8
+
+
+@pytest.mark.parametrize("behind", ["Transpose", "Reshape"])
+def test_weights_that_are_moved_stay_integers(behind, tmp_path):
+    rng = RNG(18)
+    constants = {
+        **quantum("w", rng.uniform(0.01, 0.02, 5), np.zeros(5, np.int8)),
+        "w": weights(rng, "int8", (5, 3, 3) if behind == "Reshape" else (5, 9)),
+        "target": np.asarray([5, 9]),
+    }
+    feeds = {"x": rng.normal(size=(3, 9)).astype(f32)}
+    nodes = [helper.make_node("DequantizeLinear", named("w"), ["w_r"], axis=0)]
+    if behind == "Reshape":
+        nodes += [helper.make_node("Reshape", ["w_r", "target"], ["w_m"])]
+        nodes += [helper.make_node("Gemm", ["x", "w_m"], ["y"], transB=1)]
+    else:
+        nodes += [helper.make_node("Transpose", ["w_r"], ["w_m"])]
+        nodes += [helper.make_node("MatMul", ["x", "w_m"], ["y"])]
+    model = qmodel(nodes, feeds, ["y"], constants)
+    compare(model, feeds, tmp_path, step=1e-4)
+    weight = conv_weight(import_model(save(model, tmp_path)))
+    assert weight.attrs.axis == 1
+    expected = constants["w"].reshape(5, 9).T
+    np.testing.assert_array_equal(weight.args[0].value.numpy(), expected)
+
+
+def test_known_operands_of_arithmetic_become_floats(tmp_path):
+    constants = {
+        **quantum("w", 0.02, np.int8(0)),
+        "w": weights(RNG(19), "int8", (7,)),
+    }
+    feeds = {"x": RNG(20).normal(size=(3, 7)).astype(f32)}
+    nodes = [
+        helper.make_node("DequantizeLinear", named("w"), ["w_r"]),
+        helper.make_node("Mul", ["x", "w_r"], ["y"]),
+    ]
+    model = qmodel(nodes, feeds, ["y"], constants)
+    compare(model, feeds, tmp_path, step=1e-6)
+    assert operators(import_model(save(model, tmp_path))) == ["relax.multiply"]
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, np.inf])
+def test_scales_that_are_no_positive_numbers_stay_arithmetic(scale, tmp_path):
+    constants = quantum("q", scale, np.int8(3))
+    feeds = {"q": integers(RNG(21), "int8", (3, 7))}
+    model = qmodel(
+        [helper.make_node("DequantizeLinear", named("q"), ["y"])], feeds, ["y"], constants
+    )
+    assert "relax.dequantize" not in operators(import_model(save(model, tmp_path)))

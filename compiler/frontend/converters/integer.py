@@ -69,11 +69,11 @@ def _signed(node: Node, index: int, zero: np.ndarray | relax.Expr | None) -> Fac
             return centred.astype(np.int8), None
     if node.dtype(index) == "int8":
         return node.inputs[index], zero
-    origin = np.asarray(-128, np.int32) if zero is None else zero
-    if isinstance(origin, np.ndarray):
-        origin = origin - (128 if zero is not None else 0)
-    else:
-        origin = node.emit(relax.op.subtract(origin, node.scalar(128, "int32")))
+    origin: np.ndarray | relax.Expr = np.asarray(-128, np.int32)
+    if isinstance(zero, np.ndarray):
+        origin = np.asarray(zero - 128, np.int32)  # of scalars NumPy makes no arrays
+    elif zero is not None:
+        origin = node.emit(relax.op.subtract(zero, node.scalar(128, "int32")))
     if node.is_const(index):
         return (node.inputs[index].astype(np.int16) - 128).astype(np.int8), origin
     wide = relax.op.subtract(relax.op.astype(node[index], "int16"), node.scalar(128, "int16"))
@@ -83,15 +83,20 @@ def _signed(node: Node, index: int, zero: np.ndarray | relax.Expr | None) -> Fac
 def _sums(node: Node, factor: Factor, axis: int) -> np.ndarray | relax.Expr:
     """sum (b - zb) along an axis that is kept, in int32."""
     value, zero = factor
-    extent = shape_of(value)[axis]
-    if isinstance(value, np.ndarray) and not isinstance(zero, relax.Expr):
-        origin = np.asarray(0 if zero is None else zero)
-        return value.sum(axis, np.int32, keepdims=True) - (extent * origin).astype(np.int32)
-    total = node.emit(relax.op.sum(_int32(_expr(node, value)), [axis], keepdims=True))
+    extent = np.asarray(shape_of(value)[axis], np.int32)
+    if isinstance(value, np.ndarray):
+        total: np.ndarray | relax.Expr = value.sum(axis, np.int32, keepdims=True)
+    else:
+        total = node.emit(relax.op.sum(_int32(value), [axis], keepdims=True))
     if zero is None:
         return total
-    shift = relax.op.multiply(_expr(node, zero), node.scalar(extent, "int32"))
-    return node.emit(relax.op.subtract(total, node.emit(shift)))
+    if isinstance(zero, np.ndarray):
+        shift: np.ndarray | relax.Expr = np.asarray(extent * zero, np.int32)
+    else:
+        shift = node.emit(relax.op.multiply(zero, node.make_constant(extent)))
+    if isinstance(total, np.ndarray) and isinstance(shift, np.ndarray):
+        return total - shift
+    return node.emit(relax.op.subtract(_expr(node, total), _expr(node, shift)))
 
 
 def _product(node: Node, left: tuple[int, int], right: tuple[int, int]) -> relax.Expr:
