@@ -28,7 +28,8 @@ from schedules.blocks import (
 )
 from schedules.choices import Chooser, nearby
 from schedules.dot_tiles import DotProblem
-from schedules.intrinsics.dot import Dot, dot_product
+from schedules.dots import find_dot, order_dots, use_intrinsic
+from schedules.intrinsics.dot import Dot
 from schedules.tiles import (
     RegisterTile,
     choose_row_block,
@@ -64,8 +65,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     anchored = find_anchored(sch, "conv2d_integer")
     if anchored is None or len(sch.get_loops(anchored.output)) != 5:
         return None
-    operand = str(sch.get(anchored.anchor).reads[0].source.ty.dtype)
-    dot = dot_product(target, operand, int(sch.get(anchored.anchor).iter_vars[-1].dom.extent))
+    dot = find_dot(sch, target, anchored.anchor)
     if dot is None:
         return None
     for stage in anchored.stages:
@@ -170,25 +170,10 @@ def _tile(
     partition_tail(sch, ow_outer)
     sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
     *_, c, _h, w, k, step, kh, kw, inner = sch.get_loops(anchored.anchor)
-    vector, k = sch.split(k, [None, dot.lanes])
-    sch.reorder(step, kh, kw, w, c, vector, k, inner)
-    for loop in (w, c, vector):
-        sch.unroll(loop)
+    order_dots(sch, dot, [step, kh, kw], [w, c, k], inner)
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
     rows = [] if one_row else [row]
     spread(sch, [n, row_block, oc_outer, *rows], macs, parallel_grain(target))
-    init = sch.decompose_reduction(anchored.anchor, step)
-    _vectorize_init(sch, init)
-    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
-    sch.blockize(k)
-    sch.tensorize(sch.get_loops(anchored.anchor)[-2], dot.name)
-
-
-def _vectorize_init(sch: s_tir.Schedule, init: s_tir.schedule.SBlockRV) -> None:
-    """Zeros of a tile: whole registers, unrolled."""
-    *loops, lanes = sch.get_loops(init)[-5:]
-    sch.vectorize(lanes)
-    for loop in loops:
-        sch.unroll(loop)
+    use_intrinsic(sch, anchored.anchor, dot, step)

@@ -19,6 +19,7 @@ from tvm import s_tir
 from compiler.target import Target
 from schedules.blocks import (
     Anchored,
+    Loop,
     extent,
     find_anchored,
     iterations,
@@ -172,17 +173,22 @@ def _tile(
     sch.vectorize(lane)
     sch.unroll(tile_inner)
     sch.unroll(row_inner)
-    grain = parallel_grain(target)
-    if ragged:
-        _share_ragged(sch, batch, tile_outer, macs, grain)
-    else:
-        spread(sch, [*batch, tile_outer], macs, grain)
+    share_columns(sch, target, batch, tile_outer, macs, ragged)
     sch.decompose_reduction(anchored.anchor, depth)
 
 
-def _share_ragged(sch: s_tir.Schedule, batch: list, tile_outer, macs: int, grain: int) -> None:
-    """Share the column tiles and split the last one off, or share whole matrices."""
-    if math.prod(extent(sch, loop) for loop in batch) > 1:
+def share_columns(
+    sch: s_tir.Schedule, target: Target, batch: list, tile_outer: Loop, macs: int, ragged: bool
+) -> None:
+    """Share the column tiles among threads; split a ragged last one off, or share whole matrices.
+
+    Args:
+        batch: loops around them.
+    """
+    grain = parallel_grain(target)
+    if not ragged:
+        spread(sch, [*batch, tile_outer], macs, grain)
+    elif math.prod(extent(sch, loop) for loop in batch) > 1:
         partition_tail(sch, tile_outer)
         spread(sch, batch, macs, grain)
     else:

@@ -15,6 +15,7 @@ from schedules import (
     elementwise,
     generic,
     matmul,
+    matmul_integer,
     normalization,
     pooling,
     reduction,
@@ -34,6 +35,7 @@ TEMPLATES: tuple[Template, ...] = (
     winograd.apply,
     depthwise.apply,
     matmul.apply,
+    matmul_integer.apply,
     response_norm.apply,
 )
 # Of the meaning of a template's decisions: raised when the same integers no longer make the same
@@ -45,6 +47,7 @@ VERSIONS = {
     "depthwise": 1,
     "depthwise_pointwise": 1,
     "matmul": 1,
+    "matmul_integer": 1,
     "response_norm": 1,
     "softmax": 1,
     "normalization": 1,

@@ -60,6 +60,53 @@ def conv2d(
     )
 
 
+def matmul(
+    a: te.Tensor,
+    weight: te.Tensor,
+    bias: te.Tensor,
+    scale: te.Tensor,
+    columns: int,
+    layout: DotLayout,
+) -> te.Tensor:
+    """Product of 8-bit integers, as real numbers.
+
+    Args:
+        a: [..., M, K] of ``layout.activation``; K is a multiple of ``layout.group``.
+        weight: int8 [blocks, K / group, c, group].
+        bias: int32 [blocks, c].
+        scale: float32 [blocks, c].
+        columns: N.
+
+    Returns:
+        float32 [..., M, N]: (a @ weight + bias) * scale.
+    """
+    *batch, rows, _ = (int(d) for d in a.shape)
+    blocks, steps, c, group = (int(d) for d in weight.shape)
+    operand = a
+    if str(a.dtype) != layout.operand:
+        operand = te.compute(a.shape, lambda *i: a[i].astype(layout.operand), name="widened")
+    step = te.reduce_axis((0, steps), name="step")
+    inner = te.reduce_axis((0, group), name="inner")
+
+    def tile(*index):
+        *outer, m, j, lane = index
+        left = operand[(*outer, m, step * group + inner)].astype("int32")
+        return te.sum(left * weight[j, step, lane, inner].astype("int32"), axis=[step, inner])
+
+    total = te.compute(
+        (*batch, rows, blocks, c), tile, name="matmul", attrs={ANCHOR: "matmul_integer"}
+    )
+
+    def real(*index):
+        *outer, n = index
+        block, lane = n // c, n % c
+        return (total[(*outer, block, lane)] + bias[block, lane]).astype("float32") * scale[
+            block, lane
+        ]
+
+    return te.compute((*batch, rows, columns), real, name="matmul_unpack")
+
+
 def scaled(total: te.Tensor, scale: te.Tensor) -> te.Tensor:
     """int32 [N, OCb, H, W, c] times float32 [1, OCb, 1, 1, c]."""
     return te.compute(
@@ -144,6 +191,14 @@ def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
     steps = weight.shape[1] // layout.group
     weight = weight.reshape(-1, c, steps, layout.group, kh, kw)
     return np.ascontiguousarray(weight.transpose(0, 2, 4, 5, 1, 3))
+
+
+def pack_columns(weight: np.ndarray, layout: DotLayout) -> np.ndarray:
+    """int8 [K, N] -> [ceil(N/c), K / group, c, group]."""
+    depth, columns = weight.shape
+    weight = np.pad(weight, [(0, 0), (0, -columns % layout.block)])
+    weight = weight.reshape(depth // layout.group, layout.group, -1, layout.block)
+    return np.ascontiguousarray(weight.transpose(2, 0, 3, 1))
 
 
 def quantize(x: te.Tensor, scale: float, zero: int, dtype: str) -> te.Tensor:

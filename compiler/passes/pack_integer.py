@@ -16,6 +16,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes import integer_ops, packed_ops
+from compiler.passes.channel_sums import MAX_INT32, channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.packed_followers import PackedFollowers
 from compiler.passes.packed_ops import FUSABLE, Window
@@ -31,8 +32,6 @@ from compiler.passes.packed_values import (
 from compiler.passes.readers import Readers
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, emit_dequantize, quantum_of
 from compiler.target import Target
-
-MAX_INT32 = (1 << 31) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ class IntegerFollowers(PackedFollowers):
             self._barrier(stored.expr, value),
             primfunc_name_hint="dequantize",
         )
-        self.births[real] = len(self.births)
+        self.births[real] = self.births.get(stored.expr, -1)
         return replace(stored, expr=real)
 
     def _barrier(self, stored: relax.Expr, value: Quantized) -> relax.Expr:
@@ -155,6 +154,7 @@ class IntegerFollowers(PackedFollowers):
             data.expr,
             primfunc_name_hint="quantize",
         )
+        self.births[stored] = self.births.get(data.expr, -1)
         return replace(data, expr=stored)
 
     def _add(self, call: relax.Call) -> object:
@@ -167,12 +167,28 @@ class IntegerFollowers(PackedFollowers):
                     return joined
         return self._elementwise(call)
 
+    def _elementwise(self, call: relax.Call) -> Packed | None:
+        """One operand alone can be computed where it is read: the one that is computed last."""
+        raws = {a: self.raw(a) for a in call.args if isinstance(a, relax.Var)}
+        joining = {a: r for a, r in raws.items() if isinstance(r, Quantized) and r.joins}
+        for operand in sorted(joining, key=lambda a: self._birth(joining[a]))[:-1]:
+            self._values[operand] = replace(joining[operand], joins=False)
+        return super()._elementwise(call)
+
+    def _birth(self, value: Quantized) -> int:
+        stored = value.stored
+        return self.births.get(stored.expr if isinstance(stored, Packed) else stored, -1)
+
     def integer_convolution(self, call: relax.Call, window: Window, groups: int) -> Sums | None:
         """The sums of a convolution of the old function; None where it is not one of bytes."""
         data, weight = (self.raw(a) for a in call.args)
         if groups != 1 or not isinstance(data, Quantized) or not isinstance(weight, Quantized):
             return None
-        stored = _stored_weight(weight, 0)
+        stored = (
+            None
+            if isinstance(weight.stored, Packed)
+            else stored_weight(weight.stored, weight.quantum, 0)
+        )
         dots = [d for d in self.dots if d.activation == data.quantum.dtype]
         dot = next((d for d in dots if stored is not None and d.takes(stored)), None)
         if dot is None or stored is None:
@@ -180,7 +196,11 @@ class IntegerFollowers(PackedFollowers):
         x = self._operand(data.stored, dot)
         if stored.ndim == 3:
             stored = stored[:, :, None, :]
-        return _sums(x, dot, data.quantum, stored, weight.quantum, window, shape_of(call))
+        found = channel_sums(stored, weight.quantum, data.quantum)
+        if found is None:
+            return None
+        zero = int(data.quantum.zero_point)
+        return Sums(x, dot, zero, stored, *found, window, shape_of(call))
 
     def _operand(self, data: Packed | relax.Expr, dot: DotLayout) -> Packed:
         """Bytes whose channels lie in whole groups."""
@@ -272,36 +292,6 @@ def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:
     """[OC] as a constant in the layout of a packed tensor."""
     shape = (1, len(values)) + (1,) * (len(like.shape) - 2)
     return relax.const(pack_constant(values.reshape(shape), like))
-
-
-def _stored_weight(value: Quantized, axis: int) -> np.ndarray | None:
-    """A constant of int8 with zero points 0 and scales along an axis, if any; None for others."""
-    quantum = value.quantum
-    along = quantum.per_tensor or quantum.axis == axis
-    if isinstance(value.stored, Packed) or not along or not quantum.is_symmetric:
-        return None
-    return constant_of(value.stored) if quantum.dtype == "int8" else None
-
-
-def _sums(
-    x: Packed,
-    dot: DotLayout,
-    data: Quantum,
-    weight: np.ndarray,
-    quantum: Quantum,
-    window: Window,
-    shape: tuple[int, ...],
-) -> Sums | None:
-    zero = int(data.zero_point)
-    channels = weight.astype("int64").reshape(len(weight), -1)
-    bias = -zero * channels.sum(axis=1)
-    reach = max(abs(bound - zero) for bound in data.limits)
-    limit = np.abs(channels).sum(axis=1) * reach
-    # Without the zero point taken out yet the sums are larger.
-    if limit.max() + np.abs(bias).max() > MAX_INT32:
-        return None
-    scale = np.broadcast_to(quantum.scale * data.scale, bias.shape).astype("float32")
-    return Sums(x, dot, zero, weight, bias, scale, limit, window, shape)
 
 
 def _with_bias(sums: Sums, value: np.ndarray) -> Sums | None:

@@ -10,11 +10,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from compiler.passes import packed_ops
+from compiler.passes import integer_ops, packed_ops
+from compiler.passes.channel_sums import channel_sums, stored_weight
+from compiler.passes.dot_layout import dot_layouts
 from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import FUSABLE
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.rewriter import Rewriter
+from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of
 from compiler.target import Target
 
 
@@ -27,10 +30,57 @@ class _Packer(Rewriter):
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.block = preferred_block(target)
-        self.handlers["relax.matmul"] = self._matmul
+        self.dots = dot_layouts(target)
+        self.quantized: dict[relax.Expr, tuple[relax.Expr, Quantum]] = {}
+        self.handlers |= {"relax.matmul": self._matmul, DEQUANTIZE: self._dequantize}
+
+    def _dequantize(self, call: relax.Call) -> None:
+        """Only noted: a product may take the integers."""
+        quantum = quantum_of(call, DEQUANTIZE)
+        if quantum is not None and str(call.ty.dtype) == "float32":
+            self.quantized[self.bound] = (self.plain(call.args[0]), quantum)
+
+    def _real(self, expr: relax.Expr) -> relax.Expr:
+        """An operand in real numbers, a constant as one."""
+        if expr in self.quantized:
+            stored, quantum = self.quantized[expr]
+            value = constant_of(stored)
+            if value is not None:
+                return relax.const(quantum.dequantize(value))
+        return self.plain(expr)
+
+    def _integer(self, call: relax.Call) -> relax.Expr | None:
+        """The product of stored integers; None where there is no instruction for it."""
+        if not all(a in self.quantized for a in call.args):
+            return None
+        (data, quantum), (right, right_quantum) = (self.quantized[a] for a in call.args)
+        value = stored_weight(right, right_quantum, 1)
+        if value is None or value.ndim != 2 or len(shape_of(data)) < 2 or not quantum.per_tensor:
+            return None
+        weight = np.ascontiguousarray(value.T)
+        dots = [d for d in self.dots if d.activation == quantum.dtype]
+        dot = next((d for d in dots if d.takes(weight) and len(value) % d.group == 0), None)
+        found = channel_sums(weight, right_quantum, quantum)
+        if dot is None or found is None:
+            return None
+        bias, scale, _ = found
+
+        def compute(a, weight, bias, scale):
+            return integer_ops.matmul(a, weight, bias, scale, value.shape[1], dot)
+
+        return self._emit(
+            compute,
+            data,
+            relax.const(integer_ops.pack_columns(value, dot)),
+            relax.const(_in_blocks(bias.astype("int32"), dot.block)),
+            relax.const(_in_blocks(scale, dot.block)),
+        )
 
     def _matmul(self, call: relax.Call) -> relax.Expr | None:
-        left, right = (self.plain(a) for a in call.args)
+        integer = self._integer(call)
+        if integer is not None:
+            return integer
+        left, right = (self._real(a) for a in call.args)
         shapes = shape_of(left), shape_of(right)
         dtypes = {str(e.ty.dtype) for e in (left, right, call)}
         if min(map(len, shapes)) < 2 or len(dtypes) > 1 or not dtypes.pop().startswith("float"):
@@ -50,6 +100,11 @@ class _Packer(Rewriter):
         return self.builder.emit_te(
             compute, *args, primfunc_name_hint="matmul", primfunc_attrs=FUSABLE
         )
+
+
+def _in_blocks(values: np.ndarray, c: int) -> np.ndarray:
+    """[N] -> [ceil(N/c), c], zeros beyond N."""
+    return np.pad(values, (0, -len(values) % c)).reshape(-1, c)
 
 
 def pack_columns(value: np.ndarray, c: int) -> np.ndarray:

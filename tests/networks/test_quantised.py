@@ -1,0 +1,137 @@
+"""Quantised networks as integer arithmetic, against ONNX Runtime's arithmetic in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compiler.package import open_package, write_package
+from compiler.package.runner import Runner
+from compiler.target import load_target
+from tests.networks.check import compile_onnx
+
+TARGETS = ("host", "x86_64")
+
+
+class Graph:
+    """A QDQ model under construction; tensors are written down as names.
+
+    Args:
+        most: greatest magnitude of a weight.
+    """
+
+    def __init__(self, shape: tuple[int, ...], activation: str, most: int = 127) -> None:
+        self.rng = np.random.default_rng(0)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.shape, self.activation, self.most = shape, activation, most
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, kind: str, *inputs: str, **attributes) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
+        return name
+
+    def stored(self, x: str, scale: float, zero: int) -> str:
+        """x, quantised and dequantised."""
+        low = 0 if self.activation == "uint8" else -128
+        operands = (
+            self.constant(np.float32(scale)),
+            self.constant(np.array(zero + low, self.activation)),
+        )
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", x, *operands), *operands)
+
+    def weight(self, shape: tuple[int, ...], axis: int) -> str:
+        value = self.rng.integers(-self.most, self.most + 1, shape).astype("int8")
+        scale = self.rng.uniform(0.002, 0.01, shape[axis]).astype("float32")
+        zero = np.zeros(shape[axis], "int8")
+        return self.node(
+            "DequantizeLinear",
+            *(self.constant(v) for v in (value, scale, zero)),
+            axis=axis,
+        )
+
+    def conv(self, x: str, shape: tuple[int, ...], bias: bool = True, **attributes) -> str:
+        operands = [x, self.weight(shape, 0)]
+        if bias:
+            operands.append(self.constant(self.rng.uniform(-1, 1, shape[0]).astype("float32")))
+        return self.node("Conv", *operands, **attributes)
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "quantised",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)],
+            [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
+            self.constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        return onnx.shape_inference.infer_shapes(model)
+
+
+def residual(g: Graph) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """First layer, pointwise, depthwise, a residual sum, a pool and a classifier."""
+    x = g.stored("x", 0.02, 100)
+    a = g.stored(g.node("Relu", g.conv(x, (16, 3, 3, 3), strides=[2, 2], pads=[1] * 4)), 0.03, 0)
+    b = g.stored(g.node("Relu", g.conv(a, (24, 16, 1, 1))), 0.05, 0)
+    c = g.conv(b, (24, 1, 3, 3), group=24, pads=[1] * 4)
+    c = g.stored(g.node("Clip", c, g.constant(np.float32(0)), g.constant(np.float32(6))), 0.02, 0)
+    d = g.stored(g.conv(c, (16, 24, 1, 1)), 0.04, 120)
+    e = g.stored(g.node("Add", a, d), 0.06, 60)
+    f = g.stored(g.node("GlobalAveragePool", e), 0.03, 30)
+    flat = g.node("Reshape", f, g.constant(np.array([1, 16])))
+    y = g.node("MatMul", flat, g.weight((16, 10), 1))
+    y = g.stored(g.node("Add", y, g.constant(g.rng.uniform(-1, 1, 10).astype("float32"))), 0.05, 99)
+    return g.model(y), {"conv2d_integer": 3, "matmul_integer": 1}
+
+
+def windows(g: Graph) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """Ragged channels, both kinds of border, dilation, and a float result."""
+    x = g.stored("x", 0.02, 100)
+    a = g.stored(g.conv(x, (13, 3, 3, 3), pads=[1] * 4), 0.05, 120)
+    b = g.stored(g.conv(a, (20, 13, 3, 3), dilations=[2, 2], pads=[2] * 4), 0.1, 90)
+    c = g.stored(g.node("MaxPool", b, kernel_shape=[2, 2], strides=[2, 2]), 0.1, 90)
+    d = g.node("Sigmoid", g.conv(c, (9, 20, 1, 5), pads=[0, 2, 0, 2], bias=False))
+    return g.model(d), {"conv2d_integer": 3}
+
+
+NETWORKS = {"residual": residual, "windows": windows}
+
+
+def reference(path: Path, x: np.ndarray) -> np.ndarray:
+    """ONNX Runtime without optimisation: float arithmetic between quantised tensors."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("most", [127, 63])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_agrees_in_all_but_ties(target, name, most, tmp_path):
+    machine = load_target(target)
+    activation = "uint8" if machine.arch == "x86_64" else "int8"
+    model, templates = NETWORKS[name](Graph((1, 3, 14, 14), activation, most))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    program = compile_onnx(path, machine)
+    used = [call.report["template"] for call in program.calls]
+    assert {t: used.count(t) for t in templates} == templates
+    x = np.random.default_rng(1).uniform(-2, 3, (1, 3, 14, 14)).astype("float32")
+    runner = Runner(open_package(write_package(program, machine, tmp_path / "package")))
+    (got,) = runner.run({"x": x}, 2).values()
+    want = reference(path, x)
+    # A tie that is rounded the other way moves what comes after it by a fraction of a step.
+    step = 0.05 if name == "residual" else 0.02
+    assert (np.abs(got - want) <= 1.01 * step).mean() >= 0.999
+    assert np.abs(got - want).max() <= 3.01 * step
