@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tvm import s_tir
 
 from compiler.target import Target
+from schedules import conv2d_integer_lanes
 from schedules.blocks import (
     Anchored,
     extent,
@@ -70,14 +71,24 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
+    if target.arch == "aarch64":
+        decision = conv2d_integer_lanes.schedule(sch, target, anchored, dot, choose)
+    else:
+        decision = _schedule(sch, target, anchored, dot, choose)
+    return {
+        "template": "conv2d_integer",
+        "decision": decision,
+        "intrinsic": dot.name.removeprefix("edgecc."),
+    }
+
+
+def _schedule(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, dot: Dot, choose: Chooser
+) -> str:
     space = _Space.of(sch, target, anchored, dot)
     decision = choose(sch, space.default(), space.decisions())
     _tile(sch, target, anchored, dot, decision)
-    return {
-        "template": "conv2d_integer",
-        "decision": str(decision),
-        "intrinsic": dot.name.removeprefix("edgecc."),
-    }
+    return str(decision)
 
 
 @dataclass(frozen=True)

@@ -130,17 +130,18 @@ class Blocking:
 
 def choose_blocking(target: Target, problem: Problem) -> Blocking:
     """The tile and blocks with the least estimated time."""
-    return min(_candidates(target, problem), key=lambda b: _cycles(target, problem, b))
+    return min(candidates(target, problem), key=lambda b: cycles(target, problem, b))
 
 
 def promising_blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
     """What a tuner may choose, the cheapest by the estimate first."""
     return nearby(
-        lambda b: _cycles(target, problem, b), _candidates(target, problem), MAX_BLOCKINGS, SLACK
+        lambda b: cycles(target, problem, b), candidates(target, problem), MAX_BLOCKINGS, SLACK
     )
 
 
-def _candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
+def candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
+    """All tiles that fit in the registers, with all blocks."""
     columns = [c for c in range(1, MAX_COLUMNS + 1) if problem.group_blocks % c == 0]
     for c in columns:
         for r in range(1, min(problem.width, MAX_ROWS) + 1):
@@ -180,7 +181,7 @@ def _row_blocks(target: Target, problem: Problem, tile: RegisterTile, chunk: int
     return list({rows, even_block(rows, split_for_cores(target, rows, rows, tasks))})
 
 
-def _cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
+def cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
     """Estimated cycles of one thread, with a surcharge for cores without work."""
     fit = target.estimate or LatencyFit(0.9 / target.vector.fma_per_cycle, 4.0, 8.0, 0.0, "")
     work = _work(target, problem, blocking, fit.cycles_per_instruction)

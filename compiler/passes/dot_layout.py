@@ -46,7 +46,8 @@ class DotLayout:
 
 def dot_layouts(target: Target) -> tuple[DotLayout, ...]:
     """The layouts that the target has instructions for, the fastest first."""
-    return _x86(target) if target.arch == "x86_64" else ()
+    families = {"x86_64": _x86, "aarch64": _neon}
+    return families[target.arch](target) if target.arch in families else ()
 
 
 def activation_dtype(target: Target) -> str:
@@ -64,3 +65,9 @@ def _x86(target: Target) -> tuple[DotLayout, ...]:
         return (widened,)
     # vpmaddubsw saturates its sums of two products, so it is for weights whose sums cannot.
     return (DotLayout(block, 4, "uint8", "uint8", MOST_UNSATURATED), widened)
+
+
+def _neon(target: Target) -> tuple[DotLayout, ...]:
+    if "+dotprod" in target.features:
+        return (DotLayout(16, 4, "int8", "int8"),)
+    return ()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from compiler.passes.dot_layout import dot_layouts
 from compiler.target import Target
+from schedules.intrinsics.neon_dot import sdot
 from schedules.intrinsics.x86_madd import madd
 from schedules.intrinsics.x86_maddubs import maddubs
 from schedules.intrinsics.x86_vnni import vnni
@@ -50,6 +51,8 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
     layouts = [d for d in dot_layouts(target) if (d.operand, d.group) == (operand, group)]
     if not layouts:
         return None
+    if target.arch == "aarch64":
+        return Dot(sdot(), 4, instructions=1, temporaries=0)
     if operand == "int16":
         return Dot(madd(lanes), lanes, instructions=2, weight_loads=2)
     if layouts[0].most_neighbours is not None:

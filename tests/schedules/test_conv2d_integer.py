@@ -12,6 +12,7 @@ from compiler.passes.packed_ops import Window
 from compiler.target import Target, load_target
 from schedules import conv2d_integer
 from schedules.choices import Listing, TakeValues, take_default
+from schedules.constants import CONSTANT_INPUTS, rearrangements
 from tests.kernels import host, run
 
 # (input channels, output channels, height, width, kernel, stride, padding, dilation)
@@ -24,7 +25,7 @@ CASES = {
     "dilated": (8, 16, 12, 9, 3, 1, 2, 2),
     "wide_row": (8, 16, 1, 37, 1, 1, 0, 1),
 }
-TARGETS = ("host", "x86_64")
+TARGETS = ("host", "x86_64", "arm_cortex_a76")
 
 
 class Problem:
@@ -100,8 +101,16 @@ class Problem:
         assert np.abs(got - wanted).max() <= 0.5 + 1e-3
 
 
+def run_scheduled(problem: Problem, func, target: Target) -> np.ndarray:
+    inputs = problem.inputs
+    for position, wanted in rearrangements(func).items():
+        inputs[position] = wanted.apply(inputs[position])
+    return run(func, inputs, target)[0]
+
+
 def scheduled(problem: Problem, target: Target, choose=take_default):
-    schedule = s_tir.Schedule(problem.function())
+    func = problem.function().with_attr(CONSTANT_INPUTS, [1, 2, 3])
+    schedule = s_tir.Schedule(func)
     report = conv2d_integer.apply(schedule, target, choose)
     assert report is not None
     assert report["template"] == "conv2d_integer"
@@ -121,7 +130,7 @@ def name_of(value: object) -> str:
 def test_sums_are_exact(name, layout, case):
     target = load_target(name)
     problem = Problem(CASES[case], layout)
-    problem.check(run(scheduled(problem, target), problem.inputs, target)[0])
+    problem.check(run_scheduled(problem, scheduled(problem, target), target))
 
 
 @settings(max_examples=12, deadline=None)
@@ -145,4 +154,5 @@ def test_any_shape_and_decision(data):
     listing = Listing()
     scheduled(problem, target, listing)
     values = data.draw(st.sampled_from(listing.space.rows))
-    problem.check(run(scheduled(problem, target, TakeValues(values)), problem.inputs)[0])
+    func = scheduled(problem, target, TakeValues(values))
+    problem.check(run_scheduled(problem, func, target))

@@ -9,7 +9,7 @@ from compiler.target import load_target
 from schedules.intrinsics.dot import Dot, dot_product
 from tests.kernels import run
 
-TARGETS = ("host", "x86_64")
+TARGETS = ("host", "x86_64", "arm_cortex_a76")
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -1,0 +1,160 @@
+"""Convolution of bytes where a product takes one part of a vector of inputs (AArch64).
+
+    parallel n, block of rows, chunk of output channels, (oh)
+      ow_tile, oc_tile of the chunk
+        acc[rows][vectors of channels] = 0
+        for block of input channels, kh, kw:
+          inputs = vectors of one pixel's channels
+          for step of the block:
+            acc[r][v] = dot(acc[r][v], inputs[r].step, w[v])      (unrolled)
+        epilogue over the tile
+
+Weights are rearranged so that this reads them from the first to the last byte. Which tile and
+chunk are best is the question of the float32 convolution (``lanes``), with other sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tvm import s_tir
+
+from compiler.target import Target
+from schedules.access import axes_of, cost
+from schedules.blocks import (
+    Anchored,
+    Block,
+    Loop,
+    extent,
+    iterations,
+    partition_tail,
+    spread,
+)
+from schedules.choices import Chooser, nearby
+from schedules.constants import rearrange_constant
+from schedules.intrinsics.dot import Dot
+from schedules.lanes import MAX_BLOCKINGS, SLACK, Blocking, Problem, candidates, cycles
+from schedules.tiles import parallel_grain
+
+
+def schedule(
+    sch: s_tir.Schedule, target: Target, anchored: Anchored, dot: Dot, choose: Chooser
+) -> str:
+    """Schedule an anchor of ``integer_ops.conv2d``; returns the decision."""
+    problem = _describe(sch, anchored, dot)
+    blocking = choose(sch, _best(target, problem), _promising(target, problem))
+    tile = blocking.tile
+    _rearrange_weights(sch, anchored, problem, dot, tile.columns)
+    macs = iterations(sch, anchored.anchor)
+    n, oc, oh, ow, lane = sch.get_loops(anchored.output)
+    per_block = problem.group_blocks
+    chunk, oc_inner = sch.split(oc, [None, blocking.chunk // per_block])
+    part, lane = sch.split(lane, [None, tile.columns * dot.lanes])
+    ow_outer, ow_inner = sch.split(ow, [None, tile.rows])
+    one_row = problem.height == 1
+    row_block, row = sch.split(ow_outer if one_row else oh, [None, blocking.block])
+    if one_row:
+        outer, ow_outer = [n, row_block, chunk, oh], row
+    else:
+        outer = [n, row_block, chunk, row]
+    sch.reorder(*outer[1:], ow_outer, oc_inner, part, ow_inner, lane)
+    partition_tail(sch, ow_outer)
+    sch.compute_at(anchored.anchor, part, preserve_unit_loops=True)
+    first, use = _unroll_tile(sch, target, anchored.anchor, problem, blocking, dot)
+    sch.vectorize(lane)
+    sch.unroll(ow_inner)
+    spread(sch, outer, macs, parallel_grain(target))
+    init = sch.decompose_reduction(anchored.anchor, first)
+    *loops, lanes = sch.get_loops(init)[-5:]
+    sch.vectorize(lanes)
+    for loop in loops:
+        sch.unroll(loop)
+    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
+    sch.blockize(use)
+    sch.tensorize(sch.get_loops(anchored.anchor)[-2], dot.name)
+    return f"tile {tile.rows}x{tile.columns}, chunk {blocking.chunk}, block {blocking.block}"
+
+
+def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
+    """The problem as vectors of ``dot.lanes`` output channels."""
+    batch, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
+    anchor = sch.get(anchored.anchor)
+    steps, kernel_height, kernel_width, group = (int(v.dom.extent) for v in anchor.iter_vars[5:])
+    shape = [int(d) for d in anchor.reads[0].source.ty.shape]
+    # How far one step of oh, ow and kw moves in the input.
+    axes = axes_of(sch, anchored.anchor)
+    down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (-7, -6, -2))
+    per_pixel = shape[4] // group
+    return Problem(
+        batch,
+        height,
+        width,
+        blocks * lanes // dot.lanes,
+        lanes // dot.lanes,
+        steps // per_pixel,
+        kernel_height,
+        kernel_width,
+        per_pixel,
+        max(1, along),
+        max(1, down // shape[3]),
+        max(1, tap),
+        plain=False,
+        input_bytes=math.prod(shape),
+        vector_bytes=dot.lanes * group,
+        epilogue=1 + cost(sch, anchored.output) // 2,
+    )
+
+
+def _best(target: Target, problem: Problem) -> Blocking:
+    return min(_blockings(target, problem), key=lambda b: cycles(target, problem, b))
+
+
+def _promising(target: Target, problem: Problem) -> Iterator[Blocking]:
+    return nearby(
+        lambda b: cycles(target, problem, b), _blockings(target, problem), MAX_BLOCKINGS, SLACK
+    )
+
+
+def _blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
+    """Whole blocks of channels, and sums that never go through memory."""
+    for blocking in candidates(target, problem):
+        whole = blocking.chunk % problem.group_blocks == 0
+        if whole and blocking.depth == problem.channels:
+            yield blocking
+
+
+def _rearrange_weights(
+    sch: s_tir.Schedule, anchored: Anchored, problem: Problem, dot: Dot, columns: int
+) -> None:
+    """[OCb, steps, KH, KW, c, group] -> [OCb, tile, block, KH, KW, step, c of the tile, group]."""
+    factors = {1: [problem.lanes], 4: [columns * dot.lanes]}
+    rearrange_constant(sch, anchored.anchor, 1, factors, [0, 5, 1, 3, 4, 2, 6, 7])
+
+
+def _unroll_tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchor: Block,
+    problem: Problem,
+    blocking: Blocking,
+    dot: Dot,
+) -> tuple[Loop, Loop]:
+    """Order and unroll the loops of a tile.
+
+    Returns:
+        the outermost reducing loop, and the outermost of those that the intrinsic replaces.
+    """
+    *_, w, k, step, kh, kw, group = sch.get_loops(anchor)
+    block, step = sch.split(step, [None, problem.lanes])
+    vector, lane = sch.split(k, [None, dot.lanes])
+    sch.reorder(block, kh, kw, step, vector, w, lane, group)
+    shares = problem.shares(blocking.tile, target.vector.registers)
+    inputs = sch.cache_read(anchor, 0, "global")
+    sch.compute_at(inputs, kh if shares else kw, preserve_unit_loops=True)
+    *_, pixel, channel = sch.get_loops(inputs)
+    sch.vectorize(channel)
+    sch.unroll(pixel)
+    for loop in [kw, step, vector, w] if shares else [step, vector, w]:
+        sch.unroll(loop)
+    return block, lane
