@@ -129,7 +129,7 @@ class _Sinker(Rewriter):
 
     def _quantized(self, old: relax.Expr, quantum: Quantum) -> relax.Expr:
         """The integers of an expression of the old function."""
-        old = self._without_clips(old, quantum)
+        old = self._without_clips(old, quantum, *quantum.limits)
         value = self.value(old)
         if isinstance(value, _Dequantized) and value.quantum.same_as(quantum):
             return value.stored
@@ -144,16 +144,16 @@ class _Sinker(Rewriter):
             return relax.const(quantum.quantize(known))
         return self._once(emit_quantize, x, quantum)
 
-    def _without_clips(self, old: relax.Expr, quantum: Quantum) -> relax.Expr:
-        """What is before the clips that saturation does as well."""
+    def _without_clips(self, old: relax.Expr, quantum: Quantum, low: int, high: int) -> relax.Expr:
+        """What is before the clips that a limit of the integers to low..high does as well."""
         while True:
             call = self._definition(old)
             if call is None or _name(call) not in _CLIPS:
                 return old
             shape = quantum.along(len(shape_of(call)))[0].shape
-            for bound, limit in zip(_bounds(call), quantum.limits, strict=True):
-                if (quantum.quantize(np.full(shape, bound, "float32")) != limit).any():
-                    return old
+            ends = [quantum.quantize(np.full(shape, b, "float32")) for b in _bounds(call)]
+            if (ends[0] > low).any() or (ends[1] < high).any():
+                return old
             old = call.args[0]
 
     def _clip(self, call: relax.Call) -> _Dequantized | None:
@@ -194,7 +194,7 @@ class _Sinker(Rewriter):
         if (low, high) == quantum.limits:
             return self._quantized(steps.real, quantum)
         ends = quantum.dequantize(np.asarray([low, high], quantum.dtype))
-        x = self.plain(steps.real)
+        x = self.plain(self._without_clips(steps.real, quantum, low, high))
         clipped = self.builder.emit(relax.op.clip(x, float(ends[0]), float(ends[1])))
         return emit_quantize(self.builder, clipped, quantum)
 
