@@ -83,6 +83,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
         grouped_steps=extent(sch, depth) if target.loads_register_groups else 0,
         constant=is_constant(sch, anchored.anchor, 1),
         splits_columns=True,
+        kept_steps=_kept_steps(target, extent(sch, depth)),
     )
     batch = math.prod(extent(sch, loop) for loop in loops[:-2])
     elements = extent(sch, loops[-1])
@@ -90,6 +91,17 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     decision = choose(sch, default, _decisions(target, problem, elements))
     _tile(sch, target, anchored, decision, problem)
     return {"template": "matmul", "decision": str(decision)}
+
+
+def _kept_steps(target: Target, depth: int) -> int:
+    """Steps whose weights should stay in registers for all rows.
+
+    LLVM unrolls two rounds of lanes whole, so that weights no longer change from tile to tile;
+    those beyond the registers come from the stack. On 32-bit ARM that takes two instructions each,
+    as vector loads know no offsets.
+    """
+    lanes = target.vector.lanes()
+    return depth if target.arch == "arm" and lanes < depth <= 2 * lanes else 0
 
 
 def _default(target: Target, problem: TileProblem, elements: int, batch: int) -> Decision:
@@ -156,6 +168,8 @@ def _tile(
     sch.reorder(*batch, tile_outer, row_outer, row_inner, tile_inner, lane)
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
     partition_tail(sch, row_outer)
+    if ragged:
+        partition_tail(sch, tile_inner)  # else the last one's guard makes scalars of all vectors
     *_, r, c, k, depth = sch.get_loops(anchored.anchor)
     if target.arch in FMAS_TAKE_LANES and extent(sch, depth) % lanes == 0:
         depth, step = sch.split(depth, [None, lanes])

@@ -66,6 +66,8 @@ class TileProblem:
             where each vector is loaded by itself.
         constant: whether the weights can be put into any order.
         splits_columns: whether the last columns get code of their own where tiles do not divide.
+        kept_steps: steps of the reduction whose weights stay in registers from one tile of rows to
+            the next; 0 where they are loaded again.
     """
 
     rows: int
@@ -79,6 +81,7 @@ class TileProblem:
     grouped_steps: int = 0
     constant: bool = False
     splits_columns: bool = False
+    kept_steps: int = 0
 
     def tiles(self, target: Target) -> Iterator[RegisterTile]:
         """The tiles that fit in the registers.
@@ -106,7 +109,7 @@ class TileProblem:
             groups = 2 if self.neighbours_share else 1
             return tile.rows * vectors + groups * MAX_GROUP
         beside = _temporaries(target, tile.rows, vectors, self.neighbours_share)
-        return (tile.rows + self.phases) * vectors + beside
+        return (tile.rows + max(self.phases, self.kept_steps)) * vectors + beside
 
     def registers(self, target: Target) -> int:
         """Vector registers of one column."""

@@ -1,7 +1,7 @@
 """Kernels whose inner loops are looked at: every template, at sizes that fit and at ragged ones.
 
 ``python -m tests.schedules.inner_loop_cases [TARGET...]`` prints what the loops do and writes
-spills.json and reloads.json anew for these targets (all of them by default).
+reloads.json anew for these targets (all of them by default).
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ TARGETS = (
     *("arm_cortex_a53", "arm_cortex_a72", "arm_cortex_a76", "arm_cortex_a7"),
     *("riscv64", "riscv_sifive_u74", "riscv_spacemit_x60", "riscv_sifive_x280"),
 )
-SPILLS = Path(__file__).with_name("spills.json")
 RELOADS = Path(__file__).with_name("reloads.json")
 
 
@@ -150,16 +149,16 @@ def spills(loops: list[InnerLoop]) -> str:
 
 
 def reloads(loops: list[InnerLoop]) -> int:
-    """Most instructions of a loop that bring constants and addresses back from the stack."""
+    """Most instructions of a loop without spills that write and read the stack."""
     return max((len(loop.stack) for loop in loops if not loop.spills), default=0)
 
 
 def main(names: list[str]) -> None:
-    """Prints a table, and records spills and reloads."""
-    spilled, reloaded = (json.loads(path.read_text()) for path in (SPILLS, RELOADS))
+    """Prints a table, and records reloads."""
+    reloaded = json.loads(RELOADS.read_text())
     for name in names or TARGETS:
         target = load_target(name)
-        spilled[name], reloaded[name] = {}, {}
+        reloaded[name] = {}
         for case in CASES:
             loops = CASES[case].loops(target)
             best, spill, count = hot(loops), spills(loops), reloads(loops)
@@ -167,11 +166,8 @@ def main(names: list[str]) -> None:
                 f"{name:18} {case:30} {best.macs:4} of {best.instructions:4} multiply, "
                 f"{best.share:5.0%}   {spill and 'spills: ' + spill} {count or ''}"
             )
-            if spill:
-                spilled[name][case] = spill
             if count:
                 reloaded[name][case] = count
-    SPILLS.write_text(json.dumps(spilled, indent=2) + "\n")
     RELOADS.write_text(json.dumps(reloaded, indent=2) + "\n")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tests.schedules.stored_values import Flow
+
 _LABEL = re.compile(r"^(\.L\w+):")
 _BRANCH = re.compile(r"^\s+(?:j\w+|b\w*(?:\.\w+)?|cbn?z|tbn?z)\s+(?:.*[\s,])?(\.L\w+)\s*$")
 _MAC = {
@@ -57,9 +59,10 @@ class InnerLoop:
         macs: how many of these multiply (and accumulate).
         stack: those that read or write the same place of the stack in all rounds. A buffer on the
             stack that the loop walks through does not count.
-        spills: whether some of ``stack`` write floats: accumulators, or other values of a round.
-            Else they bring what no round changes (weights, constants), at the price of reading it
-            where it lay before, or hold addresses and counters.
+        spills: whether some of ``stack`` write floats that the loop computed: accumulators, or
+            what became of them. Else they bring what was loaded, in this round or before the loop
+            (inputs, weights, constants), at the price of reading it where it lay before, or hold
+            addresses and counters.
     """
 
     instructions: int
@@ -96,9 +99,11 @@ def inner_loops(text: str, arch: str) -> list[InnerLoop]:
         body = [i for i in range(start, end + 1) if _is_instruction(lines[i])]
         macs = sum(bool(re.match(rf"\s+(?:{_MAC[arch]})\s", lines[i])) for i in body)
         if macs:
-            stack = [lines[i] for i in body if loop.uses_stack(i)]
-            spills = any(re.search(_STORE[arch], line) for line in stack)
-            loops.append(InnerLoop(len(body), macs, tuple(s.strip() for s in stack), spills))
+            stack = [i for i in body if loop.uses_stack(i)]
+            flow = Flow(lines, start, end, arch)
+            spills = any(re.search(_STORE[arch], lines[i]) and flow.computes(i) for i in stack)
+            texts = tuple(lines[i].strip() for i in stack)
+            loops.append(InnerLoop(len(body), macs, texts, spills))
     return loops
 
 

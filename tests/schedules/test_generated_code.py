@@ -7,6 +7,7 @@ from tvm import relax
 from compiler.target import load_target
 from tests import kernels
 from tests.schedules.graphs import scheduled_function
+from tests.schedules.inner_loop_cases import product
 
 op, nn = relax.op, relax.op.nn
 
@@ -68,3 +69,11 @@ def test_small_functions_stay_on_the_caller():
     scheduled, report = scheduled_function(nn.gelu, load_target("arm_cortex_a72"), zeros(8, 64))
     assert report["parallel"] == "no"
     assert "Parallel" not in kernels.assembly(scheduled, load_target("arm_cortex_a72"))
+
+
+def test_only_the_last_vector_of_ragged_columns_is_scalar():
+    """29 columns in tiles of two vectors of 4: the last tile is a whole vector and one column."""
+    case = product((4, 33, 16), (4, 16, 29), constant=False)
+    (text,) = case.assemblies(load_target("arm_cortex_a7"))
+    rows = 3
+    assert text.count("vmovgt.f32") == rows  # relu of the last column

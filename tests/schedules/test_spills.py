@@ -13,7 +13,6 @@ from tests import kernels
 from tests.schedules.inner_loop_cases import (
     CASES,
     RELOADS,
-    SPILLS,
     TARGETS,
     hot,
     reloads,
@@ -63,24 +62,14 @@ def targets() -> list[Any]:
     return [pytest.param(t, marks=[] if t in QUICK else [pytest.mark.slow]) for t in TARGETS]
 
 
-def kernels_with_known_spills() -> list[Any]:
-    """All cases; those in spills.json are expected to fail, and to be taken out when they pass."""
-    known = json.loads(SPILLS.read_text())
-    cases = []
-    for target in TARGETS:
-        for case in CASES:
-            reason = known.get(target, {}).get(case)
-            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-            marks += [] if target in QUICK else [pytest.mark.slow]
-            cases.append(pytest.param(target, case, marks=marks))
-    return cases
-
-
-@pytest.mark.parametrize(("target", "case"), kernels_with_known_spills())
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("target", targets())
 def test_inner_loops_leave_the_stack_alone(target, case):
-    """Weights, constants and addresses may come from the stack, but no more often than is known.
+    """Nothing that a loop computes is stored there.
 
-    Where there are more of them than registers, they have to come from somewhere.
+    What was only loaded (inputs, weights, constants, addresses) may come from the stack, but no
+    more often than is known: where there is more of it than registers, it has to come from
+    somewhere.
     """
     loops = CASES[case].loops(load_target(target))
     assert spills(loops) == ""
