@@ -15,15 +15,18 @@ from compiler.target import Target, load_target
 
 if TYPE_CHECKING:
     import numpy as np
+    import tvm
 
     from compiler.frontend import ImportedModel
+    from compiler.package import Golden
     from compiler.package.verify import Verification
     from compiler.program import Program
+    from compiler.quantize.recipe import Recipe
+    from compiler.quantize.request import Request
 
 Progress = Callable[[str, int, int], None]
 _DATA = Path(__file__).parent / "data"
 DIGITS = _DATA / "digits.onnx"
-_QUANTIZATIONS = ("none",)
 # Where records of the tuner are looked for: this folder's, then those that come with edgecc.
 DEFAULT_LOGS = (Path("tuning_logs"), Path(__file__).parent.parent / "tuning_logs")
 
@@ -59,6 +62,9 @@ def build(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     consts: Mapping[str, np.ndarray] | None = None,
     quantize: str = "none",
+    calibration: Any = None,
+    recipe: str | Path | Recipe = "auto",
+    preprocessing: str | Path | Mapping[str, Any] | None = None,
     exact: bool = False,
     strict: bool = False,
     verify: bool = True,
@@ -73,7 +79,13 @@ def build(
         output: the package folder; default build/<model>-<target>.
         shapes: extents of inputs whose shape the file leaves open, by input name.
         consts: values of inputs that are compiled in, by input name.
-        quantize: "none".
+        quantize: "int8" for integer arithmetic by calibration data, or "none".
+        calibration: what the model will see: an .npz file of arrays by input name, a folder of
+            .npy files or of pictures, an iterable of arrays (or of dictionaries by input name), or
+            a function that makes one. The shipped model has its own.
+        recipe: how to quantise: "auto", a TOML file or a ``compiler.quantize.recipe.Recipe``.
+        preprocessing: of pictures: a TOML file or a dictionary of the fields of
+            ``compiler.quantize.images.Preprocessing``; default: preprocessing.toml beside them.
         exact: no algorithm that rounds differently from a sum of products (Winograd's).
         strict: an operator without a schedule template is an error.
         verify: make golden data and run them through the library, under emulation if need be.
@@ -86,21 +98,20 @@ def build(
             not compute what the reference computes; then nothing is left behind.
     """
     started = time.monotonic()
-    if quantize not in _QUANTIZATIONS:
-        raise EdgeccError(
-            f"--quantize {quantize}: not available, models are built in their own precision",
-            "give --quantize none, or leave it out",
-        )
     model = Path(model)
     chosen = target if isinstance(target, Target) else load_target(target)
     if output is not None:
         check_writable(Path(output))
 
+    from compiler.quantize.request import make_request
+
+    request = make_request(quantize, calibration, recipe, preprocessing)
+
     # These import TVM and ONNX, which take a second: only once the arguments are known to be good.
     from compiler.codegen import compile_module
     from compiler.frontend import import_model
     from compiler.package import write_package
-    from compiler.passes import optimize
+    from compiler.passes import lower, simplify
     from compiler.target_check import check_llvm
     from compiler.tuning.lookup import Lookup
 
@@ -111,16 +122,12 @@ def build(
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
     out_dir = Path(output) if output else default_output(imported.name, chosen)
     check_writable(out_dir)
-    golden = None
-    if verify:
-        from compiler.golden import make_golden
-
-        progress("reference outputs", 0, 1)
-        golden = make_golden(
-            model, imported.inputs, imported.outputs, consts or {}, _samples(imported)
-        )
+    simplified = simplify(imported.module, chosen)
+    build = _Build(model, imported, chosen, simplified, dict(consts or {}), verify, progress)
+    quantized = build.quantize(request) if request else None
+    golden = quantized.golden if quantized else build.golden(_samples(imported))
     progress("optimize", 0, 1)
-    optimized = optimize(imported.module, chosen, exact)
+    optimized = lower(quantized.module if quantized else simplified, chosen, exact)
     program = compile_module(
         optimized, chosen, imported.name, imported.inputs, imported.outputs, progress, lookup
     )
@@ -142,10 +149,68 @@ def build(
         extra={
             "flops_per_cycle": chosen.flops_per_cycle(),  # of one core, float32
             "tuning_logs": lookup.digest(),
+            **({"quantization": quantized.manifest} if quantized else {}),
         },
         check=check if verify else None,
     )
     return _result(out_dir, chosen, verification, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _QuantizedBuild:
+    module: tvm.IRModule
+    golden: Golden | None
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Build:
+    """An imported model on its way."""
+
+    model: Path
+    imported: ImportedModel
+    target: Target
+    simplified: tvm.IRModule
+    consts: dict[str, np.ndarray]
+    verify: bool
+    progress: Progress
+
+    def golden(self, samples: Mapping[str, np.ndarray] | None) -> Golden | None:
+        """Inputs and outputs of the float model, where verification is asked for."""
+        if not self.verify:
+            return None
+        from compiler.golden import make_golden
+
+        self.progress("reference outputs", 0, 1)
+        inputs, outputs = self.imported.inputs, self.imported.outputs
+        return make_golden(self.model, inputs, outputs, self.consts, samples)
+
+    def quantize(self, request: Request) -> _QuantizedBuild:
+        from compiler.quantize.data import open_data
+        from compiler.quantize.golden import quantized_golden
+        from compiler.quantize.ptq import node_names, quantize
+        from compiler.quantize.request import describe
+
+        source = request.calibration
+        if source is None:
+            source = _shipped_samples(self.imported)
+        if source is None:
+            raise EdgeccError(
+                "--quantize int8 needs data that look like what the model will see",
+                "--calibration FILE.npz, or a folder of .npy files or pictures; 100 are plenty",
+            )
+        inputs, outputs = self.imported.inputs, self.imported.outputs
+        data = open_data(source, inputs, request.preprocessing)
+        golden = self.golden(next(iter(data)))
+        found = quantize(self.simplified, self.target, data, request.recipe, self.progress)
+        accuracy = None
+        if golden is not None:
+            self.progress("reference outputs", 0, 1)
+            golden, accuracy = quantized_golden(
+                golden, self.simplified, found.module, inputs, outputs
+            )
+        recipe = request.recipe.toml(node_names(found.plan.graph))
+        return _QuantizedBuild(found.module, golden, describe(found, recipe, data, accuracy))
 
 
 def default_output(model_name: str, target: Target) -> Path:
@@ -191,13 +256,21 @@ def _refuse_fallbacks(program: Program) -> None:
         )
 
 
+def _shipped_samples(imported: ImportedModel) -> Path | None:
+    """The calibration samples that come with the shipped model; None for any other."""
+    if imported.sha256 != hashlib.sha256(DIGITS.read_bytes()).hexdigest():
+        return None
+    return _DATA / "digits_calibration.npz"
+
+
 def _samples(imported: ImportedModel) -> Mapping[str, np.ndarray] | None:
     """Real data, where the model is the one that is shipped with its calibration samples."""
-    if imported.sha256 != hashlib.sha256(DIGITS.read_bytes()).hexdigest():
+    file = _shipped_samples(imported)
+    if file is None:
         return None
     import numpy as np
 
-    with np.load(_DATA / "digits_calibration.npz", allow_pickle=False) as data:
+    with np.load(file, allow_pickle=False) as data:
         return {name: data[name] for name in data.files}
 
 

@@ -50,7 +50,27 @@ def build(
             "repeatable.",
         ),
     ] = None,
-    quantize: Annotated[str, typer.Option(metavar="none", help="Precision.")] = "none",
+    quantize: Annotated[
+        str,
+        typer.Option(metavar="int8|none", help="int8: integer arithmetic, by calibration data."),
+    ] = "none",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="For --quantize: .npz of arrays by input name, or a folder of .npy files or of "
+            "pictures with a preprocessing.toml.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|FILE",
+            help="For --quantize: rules in TOML; auto prints those of the build to start from.",
+            show_default=False,
+        ),
+    ] = None,
     exact: Annotated[
         bool,
         typer.Option("--exact", help="Only sums of products: no Winograd convolutions."),
@@ -83,6 +103,8 @@ def build(
             shapes=shapes,
             consts=consts,
             quantize=quantize,
+            calibration=calibration,
+            recipe=recipe or "auto",
             exact=exact,
             strict=strict,
             verify=not no_verify,
@@ -91,6 +113,8 @@ def build(
         )
     if json:
         console.result_json(as_json(result))
+    elif recipe == "auto" and quantize != "none":  # alone, so that it can go to a file
+        console.result(result.manifest["quantization"]["recipe"].rstrip("\n"))
     else:
         _print(result)
 
@@ -106,9 +130,23 @@ def as_json(result: BuildResult) -> dict[str, Any]:
         "macs": result.receipt["macs"],
         "tuned": result.receipt["summary"].get("tuned", {}),
         "work": result.receipt["summary"].get("template", {}),
+        "quantization": result.manifest.get("quantization"),
         "verification": dataclasses.asdict(result.verification) if result.verification else None,
         "seconds": round(result.seconds, 3),
     }
+
+
+def _quantization(entry: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The row about precision, of quantised models."""
+    if entry is None:
+        return []
+    counts, calibration = entry["operators"], entry["calibration"]
+    text = f"{counts['int8']} of {sum(counts.values())} convolutions and products in int8, "
+    text += f"{calibration['samples']} calibration samples"
+    rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
+    if rates:
+        text += f", {min(rates):.1f} dB above the quantisation noise"
+    return [("quantised", text)]
 
 
 def _print(result: BuildResult) -> None:
@@ -130,6 +168,7 @@ def _print(result: BuildResult) -> None:
                 f"{manifest['n_operators']}, {console.count(receipt['macs'])} multiply-accumulates",
             ),
             ("work", ", ".join(f"{name} {console.percent(share)}" for name, share in shares)),
+            *_quantization(manifest.get("quantization")),
             (
                 "tuned",
                 ", ".join(f"{name} {console.percent(share)}" for name, share in tuned)

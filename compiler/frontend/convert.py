@@ -13,7 +13,7 @@ from tvm import relax, te
 
 from compiler.errors import EdgeccError
 from compiler.frontend.bind import SUPPORTED_DTYPES, Bindings, bind_inputs
-from compiler.frontend.graph import GraphImporter, Scope, Value, raise_unsupported
+from compiler.frontend.graph import OUTPUT_SUFFIX, GraphImporter, Scope, Value, raise_unsupported
 from compiler.frontend.node import dtype_of, shape_of
 from compiler.frontend.prune import live_nodes
 from compiler.frontend.tensors import to_numpy
@@ -51,7 +51,9 @@ def convert(
             except Exception as error:  # leaving the builder half-open makes TVM print a warning
                 failure = error
             result = outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
-            result = builder.emit_output(result)
+            # canonical form keeps the name of an output, and drops that of what it is bound to
+            name = result.name + OUTPUT_SUFFIX if isinstance(result, relax.Var) else ""
+            result = builder.emit_output(result, name_hint=name)
         builder.emit_func_output(result)
     if failure:
         raise failure

@@ -42,6 +42,8 @@ class _Unsupported:
 
 
 UNSUPPORTED = _Unsupported()
+# Behind the node's name in that of the variable which ``main`` returns.
+OUTPUT_SUFFIX = "__output"
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,11 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
 
 
 _LISTS = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.AttributeProto.TENSORS)
+
+
+def node_name(var: relax.Var) -> str:
+    """What ``binding_name`` made of the node that a variable comes from."""
+    return var.name.removesuffix(OUTPUT_SUFFIX)
 
 
 def raise_unsupported(path: Path, unsupported: list[str]) -> None:

@@ -43,12 +43,16 @@ class _Affine:
         base: an emitted tensor, or a call with constant weights that is still to be emitted.
         axis: the channel axis.
         scale, shift: float64 [channels]; None for 1 and 0.
+        name: of the call.
+        last: name of the last operator that became part of it.
     """
 
     base: relax.Expr
     axis: int
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
+    name: str = ""
+    last: str = ""
 
     @property
     def channels(self) -> int:
@@ -77,11 +81,12 @@ class _Folder(Rewriter):
             weights = base.args[1]
             if scale is not None:
                 weights = _scale_weights(base, scale)
-            base = self.builder.emit(relax.Call(base.op, [base.args[0], weights], base.attrs))
+            call = relax.Call(base.op, [base.args[0], weights], base.attrs)
+            base = self.emit(call, value.name)
         elif scale is not None:
-            base = self.builder.emit(relax.op.multiply(base, self._constant(scale, value)))
+            base = self.emit(relax.op.multiply(base, self._constant(scale, value)), value.last)
         if value.shift is not None:
-            base = self.builder.emit(relax.op.add(base, self._constant(value.shift, value)))
+            base = self.emit(relax.op.add(base, self._constant(value.shift, value)), value.last)
         return base
 
     def _constant(self, values: np.ndarray, like: _Affine) -> relax.Expr:
@@ -105,7 +110,7 @@ class _Folder(Rewriter):
         elif call.attrs.data_layout[:2] != "NC" or call.attrs.kernel_layout[1:2] not in "IO":
             return None
         new = relax.Call(call.op, [self.plain(call.args[0]), relax.const(weights)], call.attrs)
-        return _Affine(self.builder.normalize(new), axis)
+        return _Affine(self.builder.normalize(new), axis, name=self.name)
 
     def _arithmetic(self, call: relax.Call) -> _Affine | None:
         left, right = (_constant(self.value(a)) for a in call.args)
@@ -120,6 +125,7 @@ class _Folder(Rewriter):
         factors = None if value is None else _per_channel(constant, value)
         if value is None or factors is None:
             return None
+        value = replace(value, last=self.name)
         if call.op.name == "relax.multiply":
             return value.scaled(factors)
         if call.op.name == "relax.add":

@@ -30,7 +30,7 @@ class _Folder(Rewriter):
 
     def _pad(self, call: relax.Call) -> relax.Expr:
         new = relax.Call(call.op, [self.plain(call.args[0])], call.attrs)
-        result = self.builder.emit(new)
+        result = self.emit(new)
         if call.attrs.pad_mode == "constant" and float(call.attrs.pad_value) == 0:
             self.pads[result] = new
         return result
@@ -46,7 +46,7 @@ class _Folder(Rewriter):
         names = ("strides", "dilation", "groups", "data_layout", "kernel_layout", "out_layout")
         kept = {name: getattr(attrs, name) for name in names}
         x, padding = source
-        return self.builder.emit(emit(x, self.plain(call.args[1]), padding=padding, **kept))
+        return self.emit(emit(x, self.plain(call.args[1]), padding=padding, **kept))
 
     def _average(self, call: relax.Call) -> relax.Expr | None:
         """Averages that count every element of the padded tensor, pads of their own included."""
@@ -60,7 +60,7 @@ class _Folder(Rewriter):
         x, padding = source
         kept = {name: getattr(attrs, name) for name in ("pool_size", "strides", "dilation")}
         pool = relax.op.nn.avg_pool2d(x, padding=padding, count_include_pad=True, **kept)
-        return self.builder.emit(pool)
+        return self.emit(pool)
 
     def _window(self, call: relax.Call, rank: int) -> tuple[Any, list[int]] | None:
         """The tensor before its pads, and the sum of those and the window's own."""

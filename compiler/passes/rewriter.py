@@ -21,6 +21,7 @@ class Rewriter:
         self.handlers: dict[str, Callable[[relax.Call], Any]] = {}
         self.builder = relax.BlockBuilder()
         self.bound: relax.Var | None = None  # the old variable whose value is being rewritten
+        self.name = ""  # of the old variable whose new value is being emitted
         self._values: dict[relax.Var, Any] = {}
         self._plain: dict[relax.Var, relax.Expr] = {}
 
@@ -42,8 +43,21 @@ class Rewriter:
         if isinstance(value, relax.Expr):
             return value
         if expr not in self._plain:
+            outer, self.name = self.name, expr.name
             self._plain[expr] = self.to_plain(value)
+            self.name = outer
         return self._plain[expr]
+
+    def emit(self, expr: relax.Expr, name: str = "") -> relax.Var:
+        """Binds an expression to a variable that is called what it was called before."""
+        return self.builder.emit(expr, name_hint=name or self.name)
+
+    def begin(self, main: relax.Function) -> None:
+        """Called before the first binding."""
+
+    def result(self, main: relax.Function) -> relax.Expr:
+        """What the new function returns."""
+        return self.plain(main.body.body)
 
     def rewrite(self, module: tvm.IRModule) -> tvm.IRModule:
         main = module["main"]
@@ -51,11 +65,12 @@ class Rewriter:
         self.builder = relax.BlockBuilder(tvm.IRModule(others, attrs=module.attrs))
         with self.builder.function("main", list(main.params)):
             with self.builder.dataflow():
+                self.begin(main)
                 for block in main.body.blocks:
                     for binding in block.bindings:
-                        self.bound = binding.var
+                        self.bound, self.name = binding.var, binding.var.name
                         self._values[binding.var] = self._rewrite_value(binding.value)
-                result = self.builder.emit_output(self.plain(main.body.body))
+                result = self.builder.emit_output(self.result(main))
             self.builder.emit_func_output(result)
         rewritten = self.builder.finalize()
         rewritten["main"] = rewritten["main"].with_attrs(dict(main.attrs))
@@ -70,7 +85,7 @@ class Rewriter:
             if value is not None:
                 return value
             args = [self.plain(a) for a in expr.args]
-            return self.builder.emit(relax.Call(expr.op, args, expr.attrs, expr.ty_args))
+            return self.emit(relax.Call(expr.op, args, expr.attrs, expr.ty_args))
         if isinstance(expr, relax.TupleGetItem):
-            return self.builder.emit(relax.TupleGetItem(self.plain(expr.tuple_value), expr.index))
-        return self.builder.emit(self.plain(expr))
+            return self.emit(relax.TupleGetItem(self.plain(expr.tuple_value), expr.index))
+        return self.emit(self.plain(expr))

@@ -82,6 +82,17 @@ class Quantum:
         steps = np.rint(real.astype("float32") / scale) + zero
         return np.clip(steps, low, high).astype(self.dtype)
 
+    def quantize64(self, real: np.ndarray) -> np.ndarray:
+        """As ``quantize``, of float64 numbers that were never rounded to float32."""
+        scale, zero = self.along(real.ndim)
+        steps = np.rint(real / scale.astype("float64")) + zero
+        return np.clip(steps, *self.limits).astype(self.dtype)
+
+    def dequantize64(self, stored: np.ndarray) -> np.ndarray:
+        """float64 values of stored integers."""
+        scale, zero = self.along(stored.ndim)
+        return (stored.astype("int64") - zero) * scale.astype("float64")
+
     def dequantize(self, stored: np.ndarray) -> np.ndarray:
         """float32 values of stored integers."""
         scale, zero = self.along(stored.ndim)

@@ -1,0 +1,119 @@
+"""Golden outputs of a quantised model, and how far they are from the float model's.
+
+The chain of proof: a foreign runtime computes the float model (``compiler.golden``); NumPy computes
+the imported float graph, which must agree; NumPy computes the quantised graph; the library must
+agree with that up to rounding errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tvm
+
+from compiler.errors import EdgeccError
+from compiler.package import Golden
+from compiler.package.verify import difference
+from compiler.program import TensorInfo
+from compiler.quantize.qdq import Quantum
+from compiler.quantize.reference import Evaluator
+
+# Rounding errors of float32 arithmetic before a number is quantised, as a share of the tensor's
+# largest: what they push over the edge between two steps becomes a whole step.
+ROUNDING = 2.0**-20
+SEEDS = 2
+SPREAD_FACTOR = 4
+# An output computed in float32 from integers may be off by what one step of 8 bits would be.
+STEP = 1 / 255
+FLOAT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The quantised against the float outputs on the golden input.
+
+    Args:
+        sqnr_db: signal to quantisation noise by output name; infinite where they are equal.
+    """
+
+    sqnr_db: dict[str, float]
+
+    def rounded(self) -> dict[str, float | None]:
+        """For JSON, which knows no infinity."""
+        rows = self.sqnr_db.items()
+        return {name: round(db, 2) if np.isfinite(db) else None for name, db in rows}
+
+
+def quantized_golden(
+    golden: Golden,
+    simplified: tvm.IRModule,
+    quantized: tvm.IRModule,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+) -> tuple[Golden, Accuracy]:
+    """Golden data of a quantised graph from those of the float model.
+
+    Args:
+        golden: of the float model.
+        simplified: the float graph that was quantised.
+
+    The tolerance is one step of an 8-bit output, or more for a model that amplifies rounding: 4
+    times what its outputs move when each number that is quantised is off by rounding errors of
+    float32.
+
+    Raises:
+        EdgeccError: the imported float graph does not compute what the model computes.
+    """
+    given = {
+        param.name: golden.inputs[info.name]
+        for param, info in zip(simplified["main"].params, inputs, strict=True)
+    }
+    names = [info.name for info in outputs]
+    exact = dict(zip(names, Evaluator(simplified).run(given), strict=True))
+    for name in names:
+        off = difference(exact[name], np.asarray(golden.outputs[name]))
+        if not off <= max(FLOAT_TOLERANCE, golden.tolerance):
+            raise EdgeccError(
+                f"the imported float model is wrong: output '{name}' is off by {off:.3g}",
+                "this is a bug of edgecc; --no-verify builds nevertheless",
+            )
+    evaluator = Evaluator(quantized)
+    wanted = dict(zip(names, evaluator.run(given), strict=True))
+    spread, steps = 0.0, 0
+    for seed in range(SEEDS):
+        moved = evaluator.run(given, _Noise(seed))
+        for got, want in zip(moved, wanted.values(), strict=True):
+            off = difference(got, want)
+            if want.dtype.kind == "f":
+                spread = max(spread, off)
+            else:
+                steps = max(steps, int(off))
+    made = replace(
+        golden,
+        outputs=wanted,
+        reference="NumPy on the quantised graph",
+        tolerance=max(golden.tolerance, STEP, SPREAD_FACTOR * spread),
+        integer_tolerance=max(golden.integer_tolerance, steps),
+    )
+    return made, Accuracy({name: sqnr(exact[name], wanted[name]) for name in names})
+
+
+def sqnr(exact: np.ndarray, rounded: np.ndarray) -> float:
+    """10 log10(signal / noise) in dB."""
+    a, b = exact.astype("float64"), rounded.astype("float64")
+    noise, signal = float(np.sum((a - b) ** 2)), float(np.sum(a**2))
+    if not noise:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal else float("-inf")
+
+
+class _Noise:
+    """Adds rounding errors to what is about to be quantised."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, values: np.ndarray, quantum: Quantum) -> np.ndarray:
+        largest = float(np.abs(values).max(initial=0.0)) * ROUNDING
+        return values + self.rng.uniform(-largest, largest, values.shape)

@@ -1,0 +1,177 @@
+"""Which tensors are stored as integers, and which of them share a scale: plain data, decided before
+the graph is touched.
+
+A tensor is stored quantised where its producer computes on integers and all its readers do; where
+only its producer or some readers don't, convolutions and products read a quantised copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import relax
+
+from compiler.passes.packed_values import shape_of
+from compiler.quantize.recipe import Choice, Recipe
+from compiler.quantize.regions import Graph, Region
+
+STRONG = ("convolution", "matmul", "product")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor that exists as integers.
+
+    Args:
+        var: the float tensor.
+        copy: only convolutions and products read the integers.
+        calibrator: by which its range is found.
+        like: a tensor stored before, whose scale and zero point it has too.
+    """
+
+    var: relax.Var
+    copy: bool
+    calibrator: str
+    like: relax.Var | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All decisions that need no data.
+
+    Args:
+        graph: what they are about.
+        choices: what the recipe says of each region.
+        stored: in order of execution.
+        quantized: regions that read integers.
+    """
+
+    graph: Graph
+    choices: dict[Region, Choice]
+    stored: dict[relax.Var, Stored]
+    quantized: frozenset[Region]
+
+    def is_integer(self, region: Region) -> bool:
+        """Whether a convolution or product is computed in integers."""
+        return region in self.quantized and region.kind in STRONG
+
+    def groups(self) -> dict[relax.Var, list[relax.Var]]:
+        """Tensors that share scale and zero point, by the first of them."""
+        groups: dict[relax.Var, list[relax.Var]] = {}
+        for var in self.stored:
+            groups.setdefault(self.leader(var), []).append(var)
+        return groups
+
+    def leader(self, var: relax.Var) -> relax.Var:
+        like = self.stored[var].like
+        return var if like is None else self.leader(like)
+
+
+def make_plan(graph: Graph, recipe: Recipe) -> Plan:
+    """Applies a recipe to a graph."""
+    return _Planner(graph, recipe).plan()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, recipe: Recipe) -> None:
+        self.graph = graph
+        self.choices = {r: recipe.choice(operator_of(r), r.names) for r in graph.regions}
+        self.wanted: set[relax.Var] = set()
+        self.quantized: set[Region] = set()
+        self.stored: dict[relax.Var, Stored] = {}
+
+    def plan(self) -> Plan:
+        graph = self.graph
+        for region in reversed(graph.regions):
+            if self._is_wanted(region.end):
+                self.wanted.add(region.end)
+        for param in graph.params:
+            self._store(param, None)
+        for region in graph.regions:
+            if self._computes_integers(region):
+                self.quantized.add(region)
+            self._store(region.end, region)
+        return Plan(graph, self.choices, self.stored, frozenset(self.quantized))
+
+    def _allowed(self, region: Region) -> bool:
+        return region.kind != "float" and self.choices[region].precision == "int8"
+
+    def _is_wanted(self, var: relax.Var) -> bool:
+        """Whether all readers would take integers."""
+        readers = self._reading_regions(var)
+        return (
+            bool(readers)
+            and var not in self.graph.results
+            and all(self._wants(region, var) for region in readers)
+        )
+
+    def _reading_regions(self, var: relax.Var) -> list[Region]:
+        found = (self.graph.region_of[r] for r in self.graph.readers.get(var, ()))
+        return list(dict.fromkeys(found))
+
+    def _wants(self, region: Region, var: relax.Var) -> bool:
+        if not self._allowed(region) or str(var.ty.dtype) != "float32":
+            return False
+        if region.kind in STRONG:
+            return self._multiplies(region, var) or shape_of(var) == shape_of(region.end)
+        if region.end not in self.wanted:
+            return False
+        # a factor a channel is small, and its error counts for all of the channel
+        return region.kind != "pointwise" or shape_of(var) == shape_of(region.end)
+
+    def _multiplies(self, region: Region, var: relax.Var) -> bool:
+        return region.kind in STRONG and var in self.graph.operands[region.anchor]
+
+    def _computes_integers(self, region: Region) -> bool:
+        if not self._allowed(region):
+            return False
+        if region.kind in STRONG:
+            return True
+        return region.end in self.wanted and any(
+            v in self.stored and not self.stored[v].copy for v in region.inputs
+        )
+
+    def _store(self, var: relax.Var, region: Region | None) -> None:
+        """Decides about a tensor: stored as integers, copied, or neither."""
+        if str(getattr(var.ty, "dtype", "")) != "float32":
+            return
+        whole = region in self.quantized and var in self.wanted
+        copy = any(
+            self._multiplies(reader, var) and self._allowed(reader)
+            for reader in self._reading_regions(var)
+        )
+        if not whole and not copy:
+            return
+        like = None
+        if whole and region is not None and region.kind == "move":
+            like = next(
+                (v for v in region.inputs if v in self.stored and not self.stored[v].copy), None
+            )
+        calibrator = self.choices[region].calibrator if region else self._reader_choice(var)
+        self.stored[var] = Stored(var, not whole, calibrator, like)
+        if like is not None and region is not None:
+            self._unify(region, like)
+
+    def _unify(self, region: Region, like: relax.Var) -> None:
+        """The other parts of a concatenation share its scale too, so that it only moves bytes."""
+        leader = like
+        while self.stored[leader].like is not None:
+            leader = self.stored[leader].like  # type: ignore[assignment]
+        for part in region.inputs:
+            item = self.stored.get(part)
+            if item is None or item.copy or part == leader:
+                continue
+            root = part
+            while self.stored[root].like is not None:
+                root = self.stored[root].like  # type: ignore[assignment]
+            if root != leader:
+                found = self.stored[root]
+                self.stored[root] = Stored(root, found.copy, found.calibrator, leader)
+
+    def _reader_choice(self, var: relax.Var) -> str:
+        return self.choices[self._reading_regions(var)[0]].calibrator
+
+
+def operator_of(region: Region) -> str:
+    """Its type as recipes name it."""
+    return "product" if region.kind == "product" else region.operator

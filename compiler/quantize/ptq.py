@@ -1,0 +1,125 @@
+"""Post-training quantisation: float module and calibration data in, interchange form out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from compiler.quantize.calibrators import Calibrator, make_calibrator
+from compiler.quantize.data import CalibrationData
+from compiler.quantize.insert import Weights, insert
+from compiler.quantize.observe import observe
+from compiler.quantize.plan import Plan, make_plan, operator_of
+from compiler.quantize.qdq import Quantum
+from compiler.quantize.recipe import Recipe
+from compiler.quantize.regions import Graph, weights_of
+from compiler.quantize.scales import activation_dtype, asymmetric, quantize_weights, symmetric
+from compiler.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """What came out.
+
+    Args:
+        module: in the interchange form.
+        plan: the decisions, over the float module's variables.
+        activations: scales and zero points of all stored tensors.
+        weights: of all convolutions and products in integers.
+    """
+
+    module: tvm.IRModule
+    plan: Plan
+    activations: dict[relax.Var, Quantum]
+    weights: dict[relax.Var, Weights]
+
+    def summary(self) -> dict[str, int]:
+        """Convolutions and products by the precision that was decided on."""
+        counts = {"int8": 0, "float32": 0}
+        for region in self.plan.graph.regions:
+            if region.kind in ("convolution", "matmul", "product"):
+                counts["int8" if self.plan.is_integer(region) else "float32"] += 1
+        return counts
+
+
+def quantize(
+    module: tvm.IRModule,
+    target: Target,
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress = lambda stage, done, total: None,
+) -> Quantized:
+    """Quantises a simplified module.
+
+    Args:
+        data: samples of its inputs.
+
+    Raises:
+        EdgeccError: the data do not fit the model.
+    """
+    plan = make_plan(Graph(module), recipe)
+    ranges = calibrate(plan, data, progress)
+    activations = choose_quanta(plan, ranges, activation_dtype(target))
+    weights = quantize_all_weights(plan)
+    return Quantized(insert(plan, activations, weights), plan, activations, weights)
+
+
+def node_names(graph: Graph) -> list[tuple[str, str]]:
+    """(operator, name) of all regions that a recipe can say something about."""
+    return [(operator_of(r), r.name) for r in graph.regions if r.kind != "float"]
+
+
+def calibrate(
+    plan: Plan, data: CalibrationData, progress: Progress
+) -> dict[relax.Var, tuple[float, float]]:
+    """The range of each stored tensor whose values are not another's."""
+    calibrators: dict[relax.Var, Calibrator] = {
+        var: make_calibrator(stored.calibrator)
+        for var, stored in plan.stored.items()
+        if not _is_moved(plan, var)
+    }
+
+    def watch(index: int, values: dict[relax.Var, np.ndarray]) -> None:
+        for var, calibrator in calibrators.items():
+            calibrator.observe(values[var])
+        progress("calibrate", index + 1, 0)
+
+    progress("calibrate", 0, 0)
+    observe(plan.graph.module, data.inputs, list(calibrators), data, watch)
+    return {var: calibrator.range() for var, calibrator in calibrators.items()}
+
+
+def _is_moved(plan: Plan, var: relax.Var) -> bool:
+    """Whether the tensor is another stored one in another order."""
+    region = plan.graph.region_of.get(var)
+    return region is not None and region.kind == "move" and not plan.stored[var].copy
+
+
+def choose_quanta(
+    plan: Plan, ranges: dict[relax.Var, tuple[float, float]], dtype: str
+) -> dict[relax.Var, Quantum]:
+    """Scales and zero points; tensors of a group get those of the union of their ranges."""
+    quanta = {}
+    for members in plan.groups().values():
+        known = [ranges[var] for var in members if var in ranges]
+        quantum = asymmetric(min(r[0] for r in known), max(r[1] for r in known), dtype)
+        quanta.update(dict.fromkeys(members, quantum))
+    return quanta
+
+
+def quantize_all_weights(plan: Plan) -> dict[relax.Var, Weights]:
+    """Of all convolutions and products with constant weights that are computed in integers."""
+    found = {}
+    for region in plan.graph.regions:
+        if plan.is_integer(region) and region.kind != "product":
+            values, axis = weights_of(plan.graph, region)
+            per_channel = plan.choices[region].granularity == "per_channel"
+            quantum = symmetric(values, axis if per_channel else None)
+            found[region.anchor] = Weights(quantize_weights(values, quantum), quantum)
+    return found

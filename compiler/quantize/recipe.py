@@ -1,0 +1,175 @@
+"""What shall be quantised how: rules over operators, as frozen data and as TOML.
+
+The last rule that matches an operator and says something of a matter decides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import EdgeccError
+from compiler.quantize.calibrators import make_calibrator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRECISIONS = ("int8", "float32")
+GRANULARITIES = ("per_channel", "per_tensor")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the rules say of one operator.
+
+    Args:
+        precision: "int8" or "float32".
+        calibrator: of the tensor that it hands over (see ``calibrators``).
+        granularity: of its weights, "per_channel" or "per_tensor".
+    """
+
+    precision: str = "int8"
+    calibrator: str = "minmax"
+    granularity: str = "per_channel"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Args:
+    match: pattern (``*``, ``?``, ``[abc]``) over operator types ("conv2d", "matmul", "add",
+        "product" for a matrix product of two computed operands, ...) and ONNX node names.
+    precision, calibrator, granularity: as in ``Choice``; None: leave it to the rules before.
+    """
+
+    match: str
+    precision: str | None = None
+    calibrator: str | None = None
+    granularity: str | None = None
+
+    def matches(self, operator: str, names: Sequence[str]) -> bool:
+        """Whether it is about an operator of a type, made of nodes of these names."""
+        if fnmatch.fnmatchcase(operator, self.match):
+            return True
+        pattern = _plain_name(self.match)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def _plain_name(pattern: str) -> str:
+    """A pattern over ONNX names as one over the names of Relax: letters, digits and underscores."""
+    return re.sub(r"[^A-Za-z0-9*?\[\]]", "_", pattern).strip("_")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantised."""
+
+    rules: tuple[Rule, ...] = ()
+
+    def choice(self, operator: str, names: Sequence[str]) -> Choice:
+        """What applies to an operator."""
+        found = Choice()
+        for rule in self.rules:
+            if rule.matches(operator, names):
+                said = {k: v for k, v in dataclasses.asdict(rule).items() if k != "match" and v}
+                found = dataclasses.replace(found, **said)
+        return found
+
+    def toml(self, names: Iterable[tuple[str, str]] = ()) -> str:
+        """As a file that ``read`` reads.
+
+        Args:
+            names: (operator, name) of the model's operators, listed in a comment.
+        """
+        lines = ["# How edgecc quantises this model; of the rules that match, the last decides."]
+        lines += [f"{key} = {_toml(value)}" for key, value in self._switches().items()]
+        for rule in self.rules:
+            lines += ["", "[[rule]]"]
+            fields = dataclasses.asdict(rule).items()
+            lines += [f"{key} = {_toml(value)}" for key, value in fields if value is not None]
+        listed = [f"#   {operator:16} {name}" for operator, name in names]
+        if listed:
+            lines += ["", "# Operators and names that `match` is compared with:", *listed]
+        return "\n".join(lines) + "\n"
+
+    def _switches(self) -> dict[str, Any]:
+        return {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rules"
+        }
+
+    @staticmethod
+    def read(file: Path) -> Recipe:
+        """From a TOML file.
+
+        Raises:
+            EdgeccError: it can't be read, or says something that is not known.
+        """
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise EdgeccError(
+                f"--recipe {file}: {error.strerror or 'cannot be read'}",
+                "--recipe auto prints a recipe to start from",
+            ) from None
+        except ValueError as error:
+            raise EdgeccError(f"--recipe {file}: {error}") from None
+        return Recipe.of(table, f"--recipe {file}")
+
+    @staticmethod
+    def of(table: dict[str, Any], where: str) -> Recipe:
+        """From the table of a TOML file."""
+        table = dict(table)
+        rows = table.pop("rule", [])
+        switches = {f.name: f.type for f in dataclasses.fields(Recipe) if f.name != "rules"}
+        for key, value in table.items():
+            if key not in switches:
+                known = ", ".join([*switches, "rule"])
+                raise EdgeccError(f"{where}: unknown entry '{key}'", f"known are {known}")
+            if not isinstance(value, bool):
+                raise EdgeccError(f"{where}: {key} must be true or false")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise EdgeccError(f"{where}: rules must be tables", "write [[rule]] before each")
+        rules = tuple(_rule(row, f"{where}: rule {i + 1}") for i, row in enumerate(rows))
+        return Recipe(rules, **table)
+
+
+def _rule(row: dict[str, Any], where: str) -> Rule:
+    known = [f.name for f in dataclasses.fields(Rule)]
+    for key, value in row.items():
+        if key not in known:
+            raise EdgeccError(f"{where}: unknown entry '{key}'", f"known are {', '.join(known)}")
+        if not isinstance(value, str) or not value:
+            raise EdgeccError(f"{where}: {key} must be a text")
+    if "match" not in row:
+        raise EdgeccError(f"{where}: no entry 'match'", 'match = "*" is about every operator')
+    for key, allowed in (("precision", PRECISIONS), ("granularity", GRANULARITIES)):
+        if key in row and row[key] not in allowed:
+            raise EdgeccError(
+                f"{where}: {key} = '{row[key]}' is not known", f"known are {', '.join(allowed)}"
+            )
+    if "calibrator" in row:
+        make_calibrator(row["calibrator"])
+    return Rule(**row)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+DEFAULT = Recipe(
+    (
+        Rule("*", "int8", "minmax", "per_channel"),
+        # of two computed operands, as in attention: neither is known before it runs
+        Rule("product", "float32"),
+    )
+)

@@ -1,0 +1,168 @@
+"""Relax operators in NumPy: results are float64 where operands are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from compiler.passes.packed_values import shape_of
+
+Evaluate = Callable[..., "np.ndarray | None"]
+
+
+def windows(
+    x: np.ndarray,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    fill: float,
+    out: Sequence[int],
+) -> np.ndarray:
+    """[N, C, out..., kernel...] of a padded [N, C, ...] tensor; ``padding``: all befores first."""
+    rank = len(kernel)
+    pads = [(0, 0), (0, 0)]
+    for axis in range(rank):
+        span = (out[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilation[axis] + 1
+        after = span - x.shape[axis + 2] - padding[axis]
+        pads.append((padding[axis], max(after, 0)))
+    padded = np.pad(x, pads, constant_values=fill)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, rank + 2)))
+    index: list[Any] = [slice(None), slice(None)]
+    index += [slice(0, n * s, s) for n, s in zip(out, strides, strict=True)]
+    index += [slice(None, None, d) for d in dilation]
+    return view[tuple(index)]
+
+
+def _ints(values: Any) -> list[int]:
+    return [int(v) for v in values]
+
+
+def convolution(call: relax.Call, x: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+    """Grouped convolution by one product of matrices a group."""
+    attrs = call.attrs
+    if attrs.data_layout[:2] != "NC" or attrs.kernel_layout[:2] != "OI":
+        return None
+    groups, out = int(attrs.groups), shape_of(call)
+    rank = weights.ndim - 2
+    padding = _ints(attrs.padding)
+    view = windows(
+        x,
+        weights.shape[2:],
+        _ints(attrs.strides),
+        padding[:rank],
+        _ints(attrs.dilation),
+        0.0,
+        out[2:],
+    )
+    n, points = x.shape[0], math.prod(out[2:])
+    # [N, groups, C/g, points, window] -> [N, groups, points, C/g * window]
+    split = view.reshape(n, groups, x.shape[1] // groups, points, -1)
+    columns = split.transpose(0, 1, 3, 2, 4).reshape(n, groups, points, -1)
+    rows = weights.reshape(groups, weights.shape[0] // groups, -1).transpose(0, 2, 1)
+    return np.matmul(columns, rows).transpose(0, 1, 3, 2).reshape(out)
+
+
+def _max_pool(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
+    return _pooled(call, x, -np.inf, lambda view, axes: view.max(axis=axes))
+
+
+def _average_pool(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
+    total = _pooled(call, x, 0.0, lambda view, axes: view.sum(axis=axes))
+    if total is None:
+        return None
+    if call.attrs.count_include_pad:
+        return total / math.prod(_ints(call.attrs.pool_size))
+    ones = np.ones((1, 1, *x.shape[2:]))
+    counts = _pooled(call, ones, 0.0, lambda view, axes: view.sum(axis=axes))
+    return total / counts
+
+
+def _pooled(call: relax.Call, x: np.ndarray, fill: float, reduce: Callable) -> np.ndarray | None:
+    attrs = call.attrs
+    if attrs.layout[:2] != "NC" or (attrs.count_include_pad and attrs.ceil_mode):
+        return None
+    rank = x.ndim - 2
+    view = windows(
+        x,
+        _ints(attrs.pool_size),
+        _ints(attrs.strides),
+        _ints(attrs.padding)[:rank],
+        _ints(attrs.dilation),
+        fill,
+        shape_of(call)[2:],
+    )
+    return reduce(view, tuple(range(-rank, 0)))
+
+
+def _axes(call: relax.Call) -> tuple[int, ...] | None:
+    return None if call.attrs.axis is None else tuple(_ints(call.attrs.axis))
+
+
+def _clip(call: relax.Call, x: np.ndarray, *_: object) -> np.ndarray:
+    low, high = (float(getattr(a, "value", a)) for a in call.args[1:])
+    return np.clip(x, low, high).astype(x.dtype)
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    """By the standard library, to the last bit of float64."""
+    return np.vectorize(math.erf, otypes=["float64"])(x)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _permute(call: relax.Call, x: np.ndarray) -> np.ndarray:
+    axes = call.attrs.axes
+    return x.transpose(None if axes is None else _ints(axes))
+
+
+def _elementwise(function: Callable) -> Evaluate:
+    def evaluate(call: relax.Call, *operands: Any) -> np.ndarray | None:
+        arrays = operands[: function.nin] if isinstance(function, np.ufunc) else operands
+        # integers have rules of their own for overflow and division
+        floats = all(isinstance(a, np.ndarray) and a.dtype.kind in "fb" for a in arrays)
+        return function(*arrays) if floats else None
+
+    return evaluate
+
+
+EVALUATORS: dict[str, Evaluate] = {
+    "relax.nn.conv1d": convolution,
+    "relax.nn.conv2d": convolution,
+    "relax.nn.conv3d": convolution,
+    "relax.nn.max_pool1d": _max_pool,
+    "relax.nn.max_pool2d": _max_pool,
+    "relax.nn.max_pool3d": _max_pool,
+    "relax.nn.avg_pool1d": _average_pool,
+    "relax.nn.avg_pool2d": _average_pool,
+    "relax.nn.avg_pool3d": _average_pool,
+    "relax.matmul": lambda call, a, b: np.matmul(a, b) if a.dtype.kind == "f" else None,
+    "relax.mean": lambda call, x: x.mean(axis=_axes(call)) if x.dtype.kind == "f" else None,
+    "relax.reshape": lambda call, x, *_: x,
+    "relax.expand_dims": lambda call, x: x,
+    "relax.squeeze": lambda call, x: x,
+    "relax.flatten": lambda call, x: x,
+    "relax.permute_dims": _permute,
+    "relax.concat": lambda call, parts: np.concatenate(parts, axis=int(call.attrs.axis or 0)),
+    "relax.clip": _clip,
+    "relax.nn.relu": _elementwise(lambda x: np.maximum(x, 0)),
+    "relax.nn.silu": _elementwise(lambda x: x * _sigmoid(x)),
+    "relax.sigmoid": _elementwise(_sigmoid),
+    "relax.erf": _elementwise(_erf),
+    "relax.tanh": _elementwise(np.tanh),
+    "relax.exp": _elementwise(np.exp),
+    "relax.sqrt": _elementwise(np.sqrt),
+    "relax.add": _elementwise(np.add),
+    "relax.subtract": _elementwise(np.subtract),
+    "relax.multiply": _elementwise(np.multiply),
+    "relax.divide": _elementwise(np.divide),
+    "relax.maximum": _elementwise(np.maximum),
+    "relax.minimum": _elementwise(np.minimum),
+}

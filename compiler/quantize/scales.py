@@ -1,0 +1,50 @@
+"""From ranges of real numbers to scales and zero points.
+
+Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper",
+2018, sections 2.1 and 2.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compiler.quantize.qdq import Quantum
+from compiler.target import Target
+
+# Below it a float32 scale loses bits; such a tensor is zero for all that can be measured.
+SMALLEST_SCALE = 1e-30
+WEIGHT_LIMIT = 127
+
+
+def activation_dtype(target: Target) -> str:
+    """What the target multiplies fastest: unsigned by signed on x86, signed by signed elsewhere."""
+    return "uint8" if target.arch == "x86_64" else "int8"
+
+
+def asymmetric(low: float, high: float, dtype: str) -> Quantum:
+    """All steps of the dtype over [low, high]; 0 is always one of them."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    info = np.iinfo(dtype)
+    scale = max((high - low) / (int(info.max) - int(info.min)), SMALLEST_SCALE)
+    zero = int(np.rint(info.min - low / float(np.float32(scale))))
+    return Quantum.of(scale, min(max(zero, int(info.min)), int(info.max)), dtype)
+
+
+def symmetric(weights: np.ndarray, axis: int | None) -> Quantum:
+    """int8 of -127 to 127 around 0, for each index along an axis or for all together (None)."""
+    if axis is None:
+        return Quantum.of(_scale(np.abs(weights).max(initial=0.0)), 0, "int8")
+    others = tuple(a for a in range(weights.ndim) if a != axis % weights.ndim)
+    largest = np.abs(weights).max(axis=others, initial=0.0)
+    return Quantum.of(_scale(largest), np.zeros(largest.shape, "int8"), "int8", axis)
+
+
+def _scale(largest: np.ndarray) -> np.ndarray:
+    return np.maximum(largest.astype("float64") / WEIGHT_LIMIT, SMALLEST_SCALE).astype("float32")
+
+
+def quantize_weights(weights: np.ndarray, quantum: Quantum) -> np.ndarray:
+    """int8 in [-127, 127]."""
+    scale, _ = quantum.along(weights.ndim)
+    steps = np.rint(weights.astype("float64") / scale)
+    return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype("int8")
