@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import relax
 
+from compiler.frontend import integer_arithmetic
 from compiler.quantize.movement import permuted, reshaped
 from compiler.quantize.qdq import DTYPES, Quantum, emit_dequantize
 
@@ -77,14 +78,34 @@ class IntegerConstants:
         return real
 
     def follow(self, node: Node, results: list[Any]) -> list[Any]:
-        """Keeps the integers of what the evaluation of a data movement made."""
-        source = node.inputs[0] if node.inputs else None
-        stored = self.of(source) if isinstance(source, np.ndarray) else None
-        if stored and node.domain == "" and node.op in (*_RESHAPES, "Transpose"):
-            moved = stored.moved(node, results[0].shape)
-            if moved:
-                self._keep(results[0], moved)
+        """Keeps the integers of what the evaluation of a node made, where it has some."""
+        known = node.inputs and all(isinstance(value, np.ndarray) for value in node.inputs)
+        if known and node.domain == "":
+            stored = self._made(node, results[0])
+            if stored is not None:
+                self._keep(results[0], stored)
         return results
+
+    def _made(self, node: Node, result: np.ndarray) -> Stored | None:
+        if node.op == "Cast":
+            found = integer_arithmetic.cast(node, result)
+            return Stored(*found) if found else None
+        stored = self.of(node.inputs[0])
+        if node.op in (*_RESHAPES, "Transpose"):
+            return stored.moved(node, result.shape) if stored else None
+        if node.op not in ("Sub", "Mul"):
+            return None
+        other = node.inputs[1]
+        if stored is None and node.op == "Mul":
+            stored, other = self.of(other), node.inputs[0]
+        if stored is None or result.shape != stored.integers.shape:
+            return None
+        step = integer_arithmetic.shifted if node.op == "Sub" else integer_arithmetic.scaled
+        quantum = step(stored, other)
+        if quantum is None:
+            return None
+        made = replace(stored, quantum=quantum)
+        return _as_signed(made) if node.op == "Mul" else made
 
     def _keep(self, real: np.ndarray, stored: Stored) -> None:
         self._stored[id(real)] = (real, stored)
@@ -142,11 +163,23 @@ def fold(node: Node) -> np.ndarray | None:
 
 
 def _fold_dequantize(node: Node) -> np.ndarray | None:
-    dtype, axis = node.dtype(0), axis_of(node)
-    quantum = quantum_at(node, 0, 1, 2, dtype, axis)
+    quantum = quantum_at(_without_dead_channels(node), 0, 1, 2, node.dtype(0), axis_of(node))
     if quantum is None or node.attr("output_dtype", 1) not in (0, 1):
         return None
-    return node.integers.dequantize(node.inputs[0], quantum)
+    integers = node.inputs[0]
+    if (node.inputs[1] == 0).any():
+        alive = Quantum.of(node.inputs[1], 0, quantum.dtype, quantum.axis).along(integers.ndim)[0]
+        integers = np.where(alive == 0, quantum.along(integers.ndim)[1], integers)
+    return node.integers.dequantize(integers.astype(quantum.dtype), quantum)
+
+
+def _without_dead_channels(node: Node) -> Node:
+    """Weights that are zero come with the scale 0 from some quantisers; they need none."""
+    scales = node.inputs[1]
+    if scales.size > 1 and (scales == 0).any():
+        inputs = [node.inputs[0], np.where(scales == 0, np.ones_like(scales), scales)]
+        return replace(node, inputs=inputs + node.inputs[2:])
+    return node
 
 
 def axis_of(node: Node) -> int:

@@ -458,3 +458,69 @@ def test_scales_that_are_no_positive_numbers_stay_arithmetic(scale, tmp_path):
         [helper.make_node("DequantizeLinear", named("q"), ["y"])], feeds, ["y"], constants
     )
     assert "relax.dequantize" not in operators(import_model(save(model, tmp_path)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("channels", [False, True])
+def test_weights_dequantised_by_arithmetic(dtype, channels, tmp_path):
+    """Mul(Sub(Cast(integers), zero point), scale)."""
+    rng = RNG(22)
+    shape = (1, 6) if channels else ()
+    constants = {
+        "w": weights(rng, dtype, (9, 6)),
+        "z": integers(rng, dtype, shape).astype(f32),
+        "s": rng.uniform(0.01, 0.02, shape).astype(f32),
+    }
+    feeds = {"x": rng.normal(size=(3, 9)).astype(f32)}
+    nodes = [
+        helper.make_node("Cast", ["w"], ["f"], to=1),
+        helper.make_node("Sub", ["f", "z"], ["c"]),
+        helper.make_node("Mul", ["s", "c"], ["r"]),
+        helper.make_node("MatMul", ["x", "r"], ["y"]),
+    ]
+    model = qmodel(nodes, feeds, ["y"], constants)
+    compare(model, feeds, tmp_path, step=1e-4)
+    weight = conv_weight(import_model(save(model, tmp_path)))
+    assert weight.op.name == "relax.dequantize"
+    stored, scale, zero = (a.value.numpy() for a in weight.args)
+    assert stored.dtype == np.int8
+    shift = 0 if dtype == "int8" else 128
+    np.testing.assert_array_equal(stored, constants["w"].astype(int) - shift)
+    np.testing.assert_array_equal(zero, constants["z"].reshape(zero.shape) - shift)
+    np.testing.assert_array_equal(scale, constants["s"].reshape(scale.shape))
+
+
+def test_arithmetic_that_is_no_dequantisation(tmp_path):
+    """A zero point between two integers, scales along two axes, a negative scale."""
+    rng = RNG(23)
+    whole = np.ones((9, 6), f32)
+    for zero, scale in ((0.5, f32(1)), (3, whole), (3, -f32(0.1)), (200, f32(1))):
+        constants = {"w": weights(rng, "int8", (9, 6)), "z": f32(zero), "s": scale}
+        feeds = {"x": rng.normal(size=(3, 9)).astype(f32)}
+        nodes = [
+            helper.make_node("Cast", ["w"], ["f"], to=1),
+            helper.make_node("Sub", ["f", "z"], ["c"]),
+            helper.make_node("Mul", ["c", "s"], ["r"]),
+            helper.make_node("MatMul", ["x", "r"], ["y"]),
+        ]
+        model = qmodel(nodes, feeds, ["y"], constants)
+        compare(model, feeds, tmp_path, step=1e-3)
+        assert operators(import_model(save(model, tmp_path))) == ["relax.matmul"]
+
+
+def test_channels_of_zeros_have_the_scale_zero(tmp_path):
+    rng = RNG(24)
+    constants = {
+        **quantum("w", [0.1, 0.0, 0.2, 0.3], np.asarray([0, 5, 0, 0], np.int8)),
+        "w": weights(rng, "int8", (4, 3, 1, 1)),
+    }
+    feeds = {"x": rng.normal(size=(1, 3, 5, 5)).astype(f32)}
+    nodes = [
+        helper.make_node("DequantizeLinear", named("w"), ["r"], axis=0),
+        helper.make_node("Conv", ["x", "r"], ["y"]),
+    ]
+    model = qmodel(nodes, feeds, ["y"], constants)
+    assert compare(model, feeds, tmp_path, step=1e-4) == [1.0]
+    weight = conv_weight(import_model(save(model, tmp_path)))
+    assert (weight.args[1].value.numpy() > 0).all()
+    assert (weight.args[0].value.numpy()[1] == 5).all()
