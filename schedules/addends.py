@@ -25,7 +25,7 @@ def start_from_addends(func: tirx.PrimFunc) -> tirx.PrimFunc:
         readers = [b for b in blocks if b is not start and accumulator is not None]
         readers = [b for b in readers if b.name_hint != "root" and _reads(b, accumulator)]
         finals = [b for b in readers if not _writes(b, accumulator)]
-        if len(readers) == 2 and len(finals) == 1 and finals[0] not in changed:
+        if len(readers) >= 2 and len(finals) == 1 and finals[0] not in changed:
             changed |= _moved(start, finals[0], accumulator)
 
     def visit(block: s_tir.SBlock, mutator: tvm_ffi.StructuralMutator) -> s_tir.SBlock:
@@ -42,8 +42,8 @@ def _zeroed(block: s_tir.SBlock) -> tirx.Var | None:
     store = block.body
     if not isinstance(store, tirx.BufferStore) or block.init is not None:
         return None
-    zero = isinstance(store.value, tirx.FloatImm) and float(store.value.value) == 0.0
-    return store.buffer if zero else None
+    constant = isinstance(store.value, (tirx.FloatImm, tirx.IntImm))
+    return store.buffer if constant and float(store.value.value) == 0.0 else None
 
 
 def _reads(block: s_tir.SBlock, buffer: tirx.Var) -> bool:

@@ -1,8 +1,4 @@
-"""Tensor expressions of integer operators on packed layouts.
-
-Rounding to integers adds 1.5 * 2^23: the sum's last bit is worth 1, so that the addition rounds,
-ties to even, and its bits hold the integer.
-"""
+"""Tensor expressions of integer operators on packed layouts."""
 
 from __future__ import annotations
 
@@ -12,10 +8,8 @@ from tvm import te, tirx
 from compiler.passes.dot_layout import DotLayout
 from compiler.passes.packed_ops import ANCHOR, Window
 
-ROUNDER = float(3 << 22)
-ROUNDER_BITS = 0x4B400000
-# What may be rounded so.
-MAX_ROUNDED = float(1 << 22)
+# What may be rounded to int32.
+MAX_ROUNDED = float(1 << 30)
 
 
 def conv2d(
@@ -117,22 +111,20 @@ def scaled(total: te.Tensor, scale: te.Tensor) -> te.Tensor:
 
 
 def requantize(total: te.Tensor, scale: te.Tensor, zero: int, dtype: str) -> te.Tensor:
-    """saturate(round_half_even(total * scale) + zero) of int32 [N, OCb, H, W, c].
+    """saturate(round_half_even(total * scale + zero)) of int32 [N, OCb, H, W, c].
+
+    The zero point comes for nothing with the product; ties alone may go the other way than if it
+    came after rounding.
 
     Args:
         scale: float32 [1, OCb, 1, 1, c]; no product reaches ``MAX_ROUNDED``.
     """
 
     def element(i, j, h, w, k):
-        rounded = total[i, j, h, w, k].astype("float32") * scale[0, j, 0, 0, k] + ROUNDER
-        return _saturated(_integer(rounded, zero), dtype)
+        steps = total[i, j, h, w, k].astype("float32") * scale[0, j, 0, 0, k] + float(zero)
+        return _saturated(te.round(steps).astype("int32"), dtype)
 
     return te.compute(total.shape, element, name="requantize")
-
-
-def _integer(rounded: tirx.PrimExpr, zero: int) -> tirx.PrimExpr:
-    """The integer in a sum with ``ROUNDER``, plus zero."""
-    return tirx.reinterpret("int32", rounded) - (ROUNDER_BITS - zero)
 
 
 def _saturated(value: tirx.PrimExpr, dtype: str) -> tirx.PrimExpr:
@@ -209,7 +201,7 @@ def quantize(x: te.Tensor, scale: float, zero: int, dtype: str) -> te.Tensor:
 
     def element(*index):
         steps = te.max(te.min(x[index] * inverse, high), low)
-        return _integer(steps + ROUNDER, zero).astype(dtype)
+        return (te.round(steps).astype("int32") + zero).astype(dtype)
 
     return te.compute(x.shape, element, name="quantize")
 
