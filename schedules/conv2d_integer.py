@@ -187,4 +187,4 @@ def _tile(
     sch.unroll(ow_inner)
     rows = [] if one_row else [row]
     spread(sch, [n, row_block, oc_outer, *rows], macs, parallel_grain(target))
-    use_intrinsic(sch, anchored.anchor, dot, step)
+    use_intrinsic(sch, anchored.anchor, dot.name, step)

@@ -33,7 +33,9 @@ from schedules.blocks import (
 )
 from schedules.choices import Chooser, nearby
 from schedules.constants import rearrange_constant
+from schedules.dots import sum_in_parts, use_intrinsic
 from schedules.intrinsics.dot import Dot
+from schedules.intrinsics.neon_mlal import LANES
 from schedules.lanes import MAX_BLOCKINGS, SLACK, Blocking, Problem, candidates, cycles
 from schedules.tiles import parallel_grain
 
@@ -60,19 +62,17 @@ def schedule(
         outer = [n, row_block, chunk, row]
     sch.reorder(*outer[1:], ow_outer, oc_inner, part, ow_inner, lane)
     partition_tail(sch, ow_outer)
-    sch.compute_at(anchored.anchor, part, preserve_unit_loops=True)
-    first, use = _unroll_tile(sch, target, anchored.anchor, problem, blocking, dot)
+    parts = sum_in_parts(sch, anchored.anchor, part) if dot.collect else None
+    if parts is None:
+        sch.compute_at(anchored.anchor, part, preserve_unit_loops=True)
+    sums = parts.block if parts else anchored.anchor
+    first = _unroll_tile(sch, target, sums, problem, blocking, dot)
     sch.vectorize(lane)
     sch.unroll(ow_inner)
     spread(sch, outer, macs, parallel_grain(target))
-    init = sch.decompose_reduction(anchored.anchor, first)
-    *loops, lanes = sch.get_loops(init)[-5:]
-    sch.vectorize(lanes)
-    for loop in loops:
-        sch.unroll(loop)
-    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
-    sch.blockize(use)
-    sch.tensorize(sch.get_loops(anchored.anchor)[-2], dot.name)
+    if parts:
+        use_intrinsic(sch, anchored.anchor, dot.collect, parts.outermost)
+    use_intrinsic(sch, sums, dot.name, first, loops=3 if parts else 2)
     return f"tile {tile.rows}x{tile.columns}, chunk {blocking.chunk}, block {blocking.block}"
 
 
@@ -102,7 +102,10 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
         plain=False,
         input_bytes=math.prod(shape),
         vector_bytes=dot.lanes * group,
-        epilogue=1 + cost(sch, anchored.output) // 2,
+        epilogue=1 if dot.collect else 1 + cost(sch, anchored.output) // 2,
+        instructions=dot.instructions,
+        temporaries=dot.temporaries,
+        pixel_bytes=shape[4],
     )
 
 
@@ -120,7 +123,8 @@ def _blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
     """Whole blocks of channels, and sums that never go through memory."""
     for blocking in candidates(target, problem):
         whole = blocking.chunk % problem.group_blocks == 0
-        if whole and blocking.depth == problem.channels:
+        collects = blocking.tile.columns % LANES == 0 or not problem.temporaries
+        if whole and collects and blocking.depth == problem.channels:
             yield blocking
 
 
@@ -139,16 +143,18 @@ def _unroll_tile(
     problem: Problem,
     blocking: Blocking,
     dot: Dot,
-) -> tuple[Loop, Loop]:
-    """Order and unroll the loops of a tile.
-
-    Returns:
-        the outermost reducing loop, and the outermost of those that the intrinsic replaces.
-    """
-    *_, w, k, step, kh, kw, group = sch.get_loops(anchor)
+) -> Loop:
+    """Order and unroll the loops of a tile; returns the outermost reducing one."""
+    if dot.collect:
+        *_, lane, n, c, h, w, vector, step, kh, kw, high, low = sch.get_loops(anchor)
+        sch.reorder(n, c, h, lane)
+        groups = [high, low]
+    else:
+        *_, w, k, step, kh, kw, group = sch.get_loops(anchor)
+        vector, lane = sch.split(k, [None, dot.lanes])
+        groups = [group]
     block, step = sch.split(step, [None, problem.lanes])
-    vector, lane = sch.split(k, [None, dot.lanes])
-    sch.reorder(block, kh, kw, step, vector, w, lane, group)
+    sch.reorder(block, kh, kw, step, vector, w, lane, *groups)
     shares = problem.shares(blocking.tile, target.vector.registers)
     inputs = sch.cache_read(anchor, 0, "global")
     sch.compute_at(inputs, kh if shares else kw, preserve_unit_loops=True)
@@ -157,4 +163,4 @@ def _unroll_tile(
     sch.unroll(pixel)
     for loop in [kw, step, vector, w] if shares else [step, vector, w]:
         sch.unroll(loop)
-    return block, lane
+    return block

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tvm import s_tir
 
 from compiler.target import Target
 from schedules.blocks import Block, Loop
 from schedules.intrinsics.dot import Dot, dot_product
+from schedules.intrinsics.neon_mlal import LANES
 
 
 def find_dot(sch: s_tir.Schedule, target: Target, anchor: Block) -> Dot | None:
@@ -31,16 +34,64 @@ def order_dots(
         sch.unroll(loop)
 
 
-def use_intrinsic(sch: s_tir.Schedule, anchor: Block, dot: Dot, outermost: Loop) -> None:
+def use_intrinsic(
+    sch: s_tir.Schedule, anchor: Block, intrinsic: str, outermost: Loop, loops: int = 2
+) -> None:
     """Replace the innermost loops, as ``order_dots`` left them, by the intrinsic.
 
     Args:
         outermost: loop of the reduction.
+        loops: how many are replaced.
     """
-    *loops, lanes = sch.get_loops(sch.decompose_reduction(anchor, outermost))[-4:]
+    *tile, lanes = sch.get_loops(sch.decompose_reduction(anchor, outermost))[-4:]
     sch.vectorize(lanes)
-    for loop in loops:
+    for loop in tile:
         sch.unroll(loop)
     # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
-    sch.blockize(sch.get_loops(anchor)[-2])
-    sch.tensorize(sch.get_loops(anchor)[-2], dot.name)
+    sch.blockize(sch.get_loops(anchor)[-loops])
+    sch.tensorize(sch.get_loops(anchor)[-loops], intrinsic)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Sums in four parts each, and the anchor that adds these up.
+
+    Args:
+        block: computes the parts; its loops inside of the task are ``[part, *tile, *reduction,
+            high, low]``, the last two over the products of one part.
+        depth: loops around these.
+        outermost: of the anchor's loops inside of the task.
+    """
+
+    block: Block
+    depth: int
+    outermost: Loop
+
+
+def sum_in_parts(sch: s_tir.Schedule, anchor: Block, task: Loop) -> Parts:
+    """Let a new block compute the parts of each sum, as ``Dot.collect`` takes them.
+
+    Args:
+        anchor: its innermost loop is the group.
+        task: loop of the output that both go under.
+    """
+    rank = len(sch.get(anchor).writes[0].region)
+    _, part, _ = sch.split(sch.get_loops(anchor)[-1], [None, LANES, 2])
+    block = sch.rfactor(part, rank)
+    sch.compute_at(anchor, task, preserve_unit_loops=True)
+    part, *tile, lanes = sch.get_loops(anchor)[-rank - 1 :]
+    vector, lanes = sch.split(lanes, [None, LANES])
+    sch.reorder(*tile, vector, lanes, part)
+    for loop in (*tile, vector):
+        sch.unroll(loop)
+    sch.compute_at(block, task, preserve_unit_loops=True)
+    return Parts(block, len(sch.get_loops(anchor)) - rank - 2, tile[0])
+
+
+def order_parts(sch: s_tir.Schedule, parts: Parts) -> Loop:
+    """Order the loops of ``[rows, columns, lanes]`` sums in parts; returns the reducing one."""
+    part, *_, r, c, k, step, high, low = sch.get_loops(parts.block)[parts.depth :]
+    sch.reorder(step, r, c, k, part, high, low)
+    for loop in (r, c, k):
+        sch.unroll(loop)
+    return step

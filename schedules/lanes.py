@@ -53,6 +53,8 @@ class Problem:
         input_bytes, vector_bytes: of the activations; of one vector register.
         epilogue: instructions for each vector of the result.
         by_part: the parts of the batch are the tasks, and no other sums but theirs are kept.
+        instructions: of one vector multiply-add; temporaries: registers that these need.
+        pixel_bytes: of a pixel's channels that lie together; 0: float32 lanes.
     """
 
     batch: int
@@ -72,6 +74,9 @@ class Problem:
     vector_bytes: int
     epilogue: int
     by_part: bool = False
+    instructions: int = 1
+    temporaries: int = 0
+    pixel_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -158,7 +163,8 @@ def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
     """Accumulators, one step's weights and inputs."""
     inputs = problem.input_vectors(tile, target.vector.lanes())
     ahead = SPARE_IN_ORDER if target.in_order else 0
-    return tile.columns * (tile.rows + 1) + inputs + ahead
+    weights = tile.columns if problem.instructions == 1 else min(2, tile.columns)
+    return tile.columns * tile.rows + weights + inputs + ahead + problem.temporaries
 
 
 def _depths(problem: Problem) -> list[int]:
@@ -241,7 +247,8 @@ def _tile_cycles(
     else:
         loads = taps * (math.ceil(rows / most) if problem.stride == 1 else rows)
     together = weights_of_one_load(target, problem, blocking.tile) or 2
-    step = steps * rows * columns + math.ceil(steps * columns / together) + loads + 2
+    arithmetic = steps * rows * columns * problem.instructions
+    step = arithmetic + math.ceil(steps * columns / together) + loads + 2
     passes = problem.channels // blocking.depth
     lines = problem.channels * problem.kernel_height
     around: float = rows * columns * (2 + problem.epilogue) + TILE_OVERHEAD
@@ -271,7 +278,7 @@ def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float
     row_blocks = _tasks_along_rows(problem, blocking) if problem.height == 1 else 1
 
     panel = blocking.depth * taps * problem.lanes * blocking.chunk * problem.vector_bytes
-    stretch = problem.span(tile.rows) * problem.lanes * 4
+    stretch = problem.span(tile.rows) * (problem.pixel_bytes or problem.lanes * 4)
     tile_input = blocking.depth * problem.kernel_height * (stretch + 0.75 * line)
     ways = max(caches.l1d_ways, 2)
     stays = (

@@ -26,7 +26,7 @@ from schedules.blocks import (
 )
 from schedules.choices import Chooser, nearby
 from schedules.dot_tiles import DotProblem
-from schedules.dots import find_dot, order_dots, use_intrinsic
+from schedules.dots import find_dot, order_dots, order_parts, sum_in_parts, use_intrinsic
 from schedules.intrinsics.dot import Dot
 from schedules.matmul import MAX_TILES, TILE_SLACK, Decision, share_columns
 from schedules.tiles import divisors, split_for_cores
@@ -91,12 +91,21 @@ def _tile(
         row_block, row_outer = sch.split(row_outer, [None, decision.block])
         batch.append(row_block)
     sch.reorder(*batch, tile_outer, row_outer, row_inner, tile_inner, lane)
-    sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
+    parts = sum_in_parts(sch, anchored.anchor, row_outer) if dot.collect else None
+    if parts is None:
+        sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
     partition_tail(sch, row_outer)
-    *_, r, c, k, step, group = sch.get_loops(anchored.anchor)
-    order_dots(sch, dot, [step], [r, c, k], group)
+    if parts is None:
+        *_, r, c, k, step, group = sch.get_loops(anchored.anchor)
+        order_dots(sch, dot, [step], [r, c, k], group)
+    else:
+        step = order_parts(sch, parts)
     sch.vectorize(lane)
     sch.unroll(tile_inner)
     sch.unroll(row_inner)
     share_columns(sch, target, batch, tile_outer, macs, ragged)
-    use_intrinsic(sch, anchored.anchor, dot, step)
+    if parts is None:
+        use_intrinsic(sch, anchored.anchor, dot.name, step)
+    else:
+        use_intrinsic(sch, anchored.anchor, dot.collect, parts.outermost)
+        use_intrinsic(sch, parts.block, dot.name, step, loops=3)

@@ -70,4 +70,4 @@ def _x86(target: Target) -> tuple[DotLayout, ...]:
 def _neon(target: Target) -> tuple[DotLayout, ...]:
     if "+dotprod" in target.features:
         return (DotLayout(16, 4, "int8", "int8"),)
-    return ()
+    return (DotLayout(16, 16, "int8", "int8"),)

@@ -24,10 +24,15 @@ def register(name: str, lanes: int, group: int, operand: str, product: Product) 
         operand: dtype of x [group]; w is int8 [lanes, group], sums int32 [lanes].
         product: how.
     """
+    return register_functions(name, *_functions(lanes, group, operand, product))
+
+
+def register_functions(name: str, description: tirx.PrimFunc, implementation: tirx.PrimFunc) -> str:
+    """Make an intrinsic known to TVM; returns its name with the project's prefix."""
     name = f"edgecc.{name}"
     with _registering:
         if TensorIntrin.get(name, allow_missing=True) is None:
-            TensorIntrin.register(name, *_functions(lanes, group, operand, product))
+            TensorIntrin.register(name, description, implementation)
     return name
 
 

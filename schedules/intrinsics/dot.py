@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from compiler.passes.dot_layout import dot_layouts
 from compiler.target import Target
+from schedules.intrinsics import neon_mlal
 from schedules.intrinsics.neon_dot import sdot
+from schedules.intrinsics.neon_mlal import collect, mlal
 from schedules.intrinsics.x86_madd import madd
 from schedules.intrinsics.x86_maddubs import maddubs
 from schedules.intrinsics.x86_vnni import vnni
@@ -30,6 +32,7 @@ class Dot:
         accumulators: registers of the sums of one use.
         weight_loads: instructions that bring the weights of one use.
         temporaries: registers beside sums, weights and one broadcast input.
+        collect: where a use leaves each sum in four parts, the intrinsic that adds these up.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Dot:
     accumulators: int = 1
     weight_loads: int = 1
     temporaries: int = 1
+    collect: str = ""
 
 
 def dot_product(target: Target, operand: str, group: int) -> Dot | None:
@@ -52,9 +56,15 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
     if not layouts:
         return None
     if target.arch == "aarch64":
-        return Dot(sdot(), 4, instructions=1, temporaries=0)
+        return _neon(group)
     if operand == "int16":
         return Dot(madd(lanes), lanes, instructions=2, weight_loads=2)
     if layouts[0].most_neighbours is not None:
         return Dot(maddubs(lanes), lanes, instructions=3, temporaries=2)
     return Dot(vnni(lanes), lanes, instructions=1, temporaries=0)
+
+
+def _neon(group: int) -> Dot:
+    if group == neon_mlal.GROUP:
+        return Dot(mlal(), 1, instructions=3, temporaries=2, collect=collect())
+    return Dot(sdot(), 4, instructions=1, temporaries=0)

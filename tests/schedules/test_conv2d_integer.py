@@ -25,7 +25,7 @@ CASES = {
     "dilated": (8, 16, 12, 9, 3, 1, 2, 2),
     "wide_row": (8, 16, 1, 37, 1, 1, 0, 1),
 }
-TARGETS = ("host", "x86_64", "arm_cortex_a76")
+TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72")
 
 
 class Problem:

@@ -7,9 +7,10 @@ from tvm import s_tir, te, tirx
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.target import load_target
 from schedules.intrinsics.dot import Dot, dot_product
+from schedules.intrinsics.neon_mlal import LANES
 from tests.kernels import run
 
-TARGETS = ("host", "x86_64", "arm_cortex_a76")
+TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72")
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -19,7 +20,7 @@ def test_implementation_is_the_description(name):
     for layout in dot_layouts(target):
         dot = dot_product(target, layout.operand, layout.group)
         assert dot is not None
-        x, w = operands(layout, dot.lanes)
+        x, w = operands(layout, LANES if dot.collect else dot.lanes)
         expected = np.einsum("sg,slg->l", x.astype("int64"), w.astype("int64"))
         for tensorized in (False, True):
             func = sums_of_steps(layout, dot, len(x), tensorized)
@@ -27,12 +28,13 @@ def test_implementation_is_the_description(name):
 
 
 def sums_of_steps(layout: DotLayout, dot: Dot, steps: int, tensorized: bool) -> tirx.PrimFunc:
+    lanes = LANES if dot.collect else dot.lanes
     x = te.placeholder((steps, layout.group), layout.operand, name="x")
-    w = te.placeholder((steps, dot.lanes, layout.group), "int8", name="w")
+    w = te.placeholder((steps, lanes, layout.group), "int8", name="w")
     step = te.reduce_axis((0, steps), name="step")
     g = te.reduce_axis((0, layout.group), name="g")
     sums = te.compute(
-        (dot.lanes,),
+        (lanes,),
         lambda i: te.sum(
             x[step, g].astype("int32") * w[step, i, g].astype("int32"), axis=[step, g]
         ),
@@ -41,10 +43,28 @@ def sums_of_steps(layout: DotLayout, dot: Dot, steps: int, tensorized: bool) -> 
     schedule = s_tir.Schedule(te.create_prim_func([x, w, sums]))
     block = schedule.get_sblock("sums")
     lane, outer, inner = schedule.get_loops(block)
+    if dot.collect:
+        return sums_in_parts(schedule, dot, tensorized)
     schedule.reorder(outer, lane, inner)
     schedule.decompose_reduction(block, outer)
     if tensorized:
         schedule.tensorize(lane, dot.name)
+    return schedule.mod["main"]
+
+
+def sums_in_parts(schedule: s_tir.Schedule, dot: Dot, tensorized: bool) -> tirx.PrimFunc:
+    total = schedule.get_sblock("sums")
+    lane, step, inner = schedule.get_loops(total)
+    high, part, low = schedule.split(inner, [2, LANES, 2])
+    parts = schedule.rfactor(part, 1)
+    lane, step, high, part, low = schedule.get_loops(parts)
+    schedule.reorder(step, lane, part, high, low)
+    schedule.decompose_reduction(parts, step)
+    total_lane = schedule.get_loops(total)[0]
+    schedule.decompose_reduction(total, total_lane)
+    if tensorized:
+        schedule.tensorize(part, dot.name)
+        schedule.tensorize(total_lane, dot.collect)
     return schedule.mod["main"]
 
 
