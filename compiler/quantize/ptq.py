@@ -9,9 +9,11 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from compiler.passes.dot_layout import dot_layouts
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.insert import Weights, insert
+from compiler.quantize.neighbours import quantize_neighbours
 from compiler.quantize.observe import observe
 from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
@@ -66,7 +68,7 @@ def quantize(
     plan = make_plan(Graph(module), recipe)
     ranges = calibrate(plan, data, progress)
     activations = choose_quanta(plan, ranges, activation_dtype(target))
-    weights = quantize_all_weights(plan)
+    weights = quantize_all_weights(plan, target)
     return Quantized(insert(plan, activations, weights), plan, activations, weights)
 
 
@@ -113,13 +115,18 @@ def choose_quanta(
     return quanta
 
 
-def quantize_all_weights(plan: Plan) -> dict[relax.Var, Weights]:
+def quantize_all_weights(plan: Plan, target: Target) -> dict[relax.Var, Weights]:
     """Of all convolutions and products with constant weights that are computed in integers."""
+    most = next((layout.most_neighbours for layout in dot_layouts(target)), None)
     found = {}
     for region in plan.graph.regions:
         if plan.is_integer(region) and region.kind != "product":
             values, axis = weights_of(plan.graph, region)
             per_channel = plan.choices[region].granularity == "per_channel"
-            quantum = symmetric(values, axis if per_channel else None)
-            found[region.anchor] = Weights(quantize_weights(values, quantum), quantum)
+            if per_channel and most is not None:
+                inputs = 1 if region.kind == "convolution" else values.ndim - 2
+                found[region.anchor] = Weights(*quantize_neighbours(values, axis, inputs, most))
+            else:
+                quantum = symmetric(values, axis if per_channel else None)
+                found[region.anchor] = Weights(quantize_weights(values, quantum), quantum)
     return found
