@@ -85,14 +85,14 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
 def _schedule(
     sch: s_tir.Schedule, target: Target, anchored: Anchored, dot: Dot, choose: Chooser
 ) -> str:
-    space = _Space.of(sch, target, anchored, dot)
+    space = Space.of(sch, target, anchored, dot)
     decision = choose(sch, space.default(), space.decisions())
     _tile(sch, target, anchored, dot, decision)
     return str(decision)
 
 
 @dataclass(frozen=True)
-class _Space:
+class Space:
     """The decisions for one convolution.
 
     Args:
@@ -108,16 +108,23 @@ class _Space:
     input_bytes: int
 
     @staticmethod
-    def of(sch: s_tir.Schedule, target: Target, anchored: Anchored, dot: Dot) -> _Space:
+    def of(
+        sch: s_tir.Schedule,
+        target: Target,
+        anchored: Anchored,
+        dot: Dot,
+        problem: type[DotProblem] = DotProblem,
+    ) -> Space:
+        """The space of an anchor, whose register tiles are those of ``problem``."""
         batch, blocks, height, width, lanes = (
             extent(sch, x) for x in sch.get_loops(anchored.output)
         )
         reduction = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
         step = reduction[3]
-        tiling = DotProblem(dot, width, blocks, lanes, math.prod(reduction) // step, step)
+        tiling = problem(dot, width, blocks, lanes, math.prod(reduction) // step, step)
         source = sch.get(anchored.anchor).reads[0].source.ty
         touched = math.prod(int(d) for d in source.shape) * (2 if "16" in str(source.dtype) else 1)
-        return _Space(target, tiling, batch, height, touched)
+        return Space(target, tiling, batch, height, touched)
 
     def default(self) -> Decision:
         """Register tile first, then blocks for caches and cores."""

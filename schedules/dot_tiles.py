@@ -60,8 +60,8 @@ class DotProblem:
         """Estimated cycles of one step of the reduction of all tiles."""
         return sum(
             row_tiles * column_tiles * self._step_cycles(target, rows, columns)
-            for rows, row_tiles in _parts(target, self.rows, tile.rows)
-            for columns, column_tiles in _parts(target, self.columns, tile.columns)
+            for rows, row_tiles in parts(target, self.rows, tile.rows)
+            for columns, column_tiles in parts(target, self.columns, tile.columns)
         )
 
     def _uses(self, columns: int) -> int:
@@ -81,7 +81,7 @@ class DotProblem:
         return max(arithmetic, chain) + LOAD_COST * loads
 
 
-def _parts(target: Target, total: int, size: int) -> list[tuple[int, float]]:
+def parts(target: Target, total: int, size: int) -> list[tuple[int, float]]:
     """(extent, weighted count) of the full tiles and of the ragged last one."""
     tiles = [(size, float(total // size))]
     ragged = (total % size, RAGGED_COST.get(target.arch, 1.05))

@@ -10,6 +10,7 @@ from compiler.target import Target
 from schedules import (
     conv2d,
     conv2d_integer,
+    conv2d_widening,
     depthwise,
     depthwise_pointwise,
     elementwise,
@@ -31,6 +32,7 @@ Template = Callable[[s_tir.Schedule, Target, Chooser], "dict[str, str] | None"]
 TEMPLATES: tuple[Template, ...] = (
     depthwise_pointwise.apply,
     conv2d.apply,
+    conv2d_widening.apply,
     conv2d_integer.apply,
     winograd.apply,
     depthwise.apply,

@@ -24,6 +24,7 @@ from compiler.codegen.nearest import UseNearest
 from compiler.codegen.partition_hints import RenewPartitionHints
 from compiler.codegen.strided_loads import ShuffleStridedLoads
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
+from compiler.codegen.widening_products import widen_first
 from compiler.passes.approximate_math import ApproximateMath
 from compiler.program import ALIGNMENT, align
 from compiler.target import Target
@@ -102,6 +103,8 @@ def _rewritten(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module
     changed = with_attributes(text, target)
     if target.groups_loads:
         changed = group_loads(changed)
+    if target.loads_register_groups:
+        changed = widen_first(changed)
     if changed == text:
         return module
     with tempfile.TemporaryDirectory() as folder:

@@ -46,7 +46,7 @@ class DotLayout:
 
 def dot_layouts(target: Target) -> tuple[DotLayout, ...]:
     """The layouts that the target has instructions for, the fastest first."""
-    families = {"x86_64": _x86, "aarch64": _neon}
+    families = {"x86_64": _x86, "aarch64": _neon, "riscv64": _riscv}
     return families[target.arch](target) if target.arch in families else ()
 
 
@@ -71,3 +71,10 @@ def _neon(target: Target) -> tuple[DotLayout, ...]:
     if "+dotprod" in target.features:
         return (DotLayout(16, 4, "int8", "int8"),)
     return (DotLayout(16, 16, "int8", "int8"),)
+
+
+def _riscv(target: Target) -> tuple[DotLayout, ...]:
+    # vwmacc: a register of int16 times one scalar, added to two registers of int32.
+    if not target.loads_register_groups:
+        return ()
+    return (DotLayout(2 * target.vector.lanes(), 1, "int8", "int8"),)

@@ -30,7 +30,8 @@ class _Packer(Rewriter):
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.block = preferred_block(target)
-        self.dots = dot_layouts(target)
+        # One product at a time is for convolutions alone.
+        self.dots = [d for d in dot_layouts(target) if d.group > 1]
         self.quantized: dict[relax.Expr, tuple[relax.Expr, Quantum]] = {}
         self.handlers |= {"relax.matmul": self._matmul, DEQUANTIZE: self._dequantize}
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tvm import s_tir, te
+from tvm import te
 
+import schedules
 from compiler.passes import integer_ops
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.packed_ops import Window
 from compiler.target import Target, load_target
-from schedules import conv2d_integer
 from schedules.choices import Listing, TakeValues, take_default
 from schedules.constants import CONSTANT_INPUTS, rearrangements
 from tests.kernels import host, run
@@ -25,7 +25,7 @@ CASES = {
     "dilated": (8, 16, 12, 9, 3, 1, 2, 2),
     "wide_row": (8, 16, 1, 37, 1, 1, 0, 1),
 }
-TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72")
+TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72", "riscv_spacemit_x60")
 
 
 class Problem:
@@ -110,11 +110,10 @@ def run_scheduled(problem: Problem, func, target: Target) -> np.ndarray:
 
 def scheduled(problem: Problem, target: Target, choose=take_default):
     func = problem.function().with_attr(CONSTANT_INPUTS, [1, 2, 3])
-    schedule = s_tir.Schedule(func)
-    report = conv2d_integer.apply(schedule, target, choose)
-    assert report is not None
+    result, report = schedules.apply(func, target, choose)
     assert report["template"] == "conv2d_integer"
-    return schedule.mod["main"]
+    assert "intrinsic" in report
+    return result
 
 
 def layouts() -> list[tuple[str, DotLayout]]:
