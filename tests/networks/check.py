@@ -38,6 +38,17 @@ def reference(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
+def runner_of(program: Program, machine: Target, folder: Path) -> Runner:
+    """Runs the program here, under qemu-user, or in Bochs where this is an x86 without AVX-512."""
+    package = open_package(write_package(program, machine, folder / "package"))
+    try:
+        return Runner(package)
+    except CannotRunError as error:
+        if machine.arch != "x86_64":
+            pytest.skip(error.message)
+        return BochsRunner(package)
+
+
 def check(
     model: onnx.ModelProto | Path,
     target: str,
@@ -64,13 +75,7 @@ def check(
         onnx.save(model, path)
     machine = load_target(target)
     program = compile_onnx(path, machine, consts=consts or {}, **options)
-    package = open_package(write_package(program, machine, folder / "package"))
-    try:
-        runner = Runner(package)
-    except CannotRunError as error:
-        if machine.arch != "x86_64":
-            pytest.skip(error.message)
-        runner = BochsRunner(package)
+    runner = runner_of(program, machine, folder)
     inputs = inputs or random_inputs(program.inputs)
     got = runner.run(inputs, threads)
     for name, want in reference(path, {**inputs, **(consts or {})}).items():

@@ -10,12 +10,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.package import open_package, write_package
-from compiler.package.runner import Runner
 from compiler.target import load_target
-from tests.networks.check import compile_onnx
+from tests.networks.check import compile_onnx, runner_of
 
-TARGETS = ("host", "x86_64")
+TARGETS = ("host", "x86_64", "x86_64_v4", "x86_64_vnni")
 
 
 class Graph:
@@ -128,8 +126,7 @@ def test_agrees_in_all_but_ties(target, name, most, tmp_path):
     used = [call.report["template"] for call in program.calls]
     assert {t: used.count(t) for t in templates} == templates
     x = np.random.default_rng(1).uniform(-2, 3, (1, 3, 14, 14)).astype("float32")
-    runner = Runner(open_package(write_package(program, machine, tmp_path / "package")))
-    (got,) = runner.run({"x": x}, 2).values()
+    (got,) = runner_of(program, machine, tmp_path).run({"x": x}, 2).values()
     want = reference(path, x)
     # A tie that is rounded the other way moves what comes after it by a fraction of a step.
     step = 0.05 if name == "residual" else 0.02
