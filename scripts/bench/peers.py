@@ -2,12 +2,14 @@
 
     python scripts/bench/peers.py                                   everything that is installed
     python scripts/bench/peers.py --models mobilenet_v2 minilm --engines edgecc onnxruntime
+    python scripts/bench/peers.py --precision int8
 
 Each engine has a process of its own, pinned to as many cores as it has threads. They take turns,
-round by round, and while one has its turn all others are stopped. Times are of single float32
-inferences at batch 1 through each engine's Python interface, with the inputs in place. An engine
-whose outputs differ from those of unoptimised ONNX Runtime is not timed. Ratios are the median
-over the rounds of one turn's median over the other's of the same round.
+round by round, and while one has its turn all others are stopped. Times are of single inferences
+at batch 1 through each engine's Python interface, with the inputs in place. An engine whose
+outputs differ from those of unoptimised ONNX Runtime in float32 is not timed. Ratios are the median
+over the rounds of one turn's median over the other's of the same round. With --precision int8 each
+engine quantises the network by its own tool, on the same samples.
 
 The engines: pip install 'edgecc[bench]' and, to convert models for ncnn, pip install --no-deps
 pnnx. The table goes to stdout; OUT gets results.json, results.md, peers.png and all converted
@@ -33,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from compiler.cli.bench import read_governor  # noqa: E402
 from compiler.cli.console import error_line, note, result_json, warning_line  # noqa: E402
-from scripts.bench.engines import ENGINES, Engine  # noqa: E402
+from scripts.bench.engines import ENGINES, INT8_ENGINES, Engine  # noqa: E402
 from scripts.bench.measure import TOLERANCE, Plan, measure  # noqa: E402
 from scripts.bench.processes import EngineError, Process, choose_cpus  # noqa: E402
 from scripts.bench.report import (  # noqa: E402
@@ -46,11 +48,17 @@ from scripts.bench.results import OURS, Row, to_json  # noqa: E402
 from scripts.bench.suite import SUITE, write_network  # noqa: E402
 from scripts.modelzoo.registry import FetchError  # noqa: E402
 
+PRECISIONS = {"float32": ENGINES, "int8": INT8_ENGINES}
+# Of networks with random weights, which amplify every step of quantisation: what is beyond is no
+# result at all.
+INT8_TOLERANCE = 0.5
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 when edgecc failed on a network or nothing could be measured."""
     args = _parse(arguments)
-    engines = installed([ENGINES[name] for name in args.engines])
+    known = PRECISIONS[args.precision]
+    engines = installed([known[name] for name in args.engines or known])
     if not engines:
         error_line("none of the engines is installed")
         return 1
@@ -63,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EngineError, OSError) as error:
         error_line(str(error))
         return 1
+    about["precision"] = args.precision
     about["plan"] = {"rounds": plan.rounds, "seconds": plan.seconds, "tolerance": plan.tolerance}
     rows = run(args.models, engines, plan, args.out)
     if not rows:
@@ -148,7 +157,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(SUITE), metavar="NAME")
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), metavar="NAME")
+    parser.add_argument("--engines", nargs="+", metavar="NAME")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--threads", nargs="+", type=_positive, default=[1, 2], metavar="N")
     parser.add_argument("--rounds", type=_positive, default=10, metavar="N")
     parser.add_argument(
@@ -157,16 +167,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=TOLERANCE,
         metavar="E",
-        help="relative error of outputs above which an engine is not timed (5e-3)",
+        help="relative error of outputs above which an engine is not timed "
+        f"({TOLERANCE}; int8: {INT8_TOLERANCE})",
     )
     parser.add_argument("--out", type=Path, default=Path("build/peers"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="results as JSON on stdout")
     args = parser.parse_args(arguments)
+    if args.tolerance is None:
+        args.tolerance = TOLERANCE if args.precision == "float32" else INT8_TOLERANCE
     for option, names, known in (
         ("--models", args.models, SUITE),
-        ("--engines", args.engines, ENGINES),
+        ("--engines", args.engines or (), PRECISIONS[args.precision]),
     ):
         for name in names:
             if name not in known:

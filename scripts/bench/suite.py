@@ -21,26 +21,27 @@ Feeds = dict[str, np.ndarray]
 SEED = 0
 
 
-def _drawn(make: Callable[[np.random.Generator], Feeds]) -> Feeds:
-    return make(np.random.default_rng(SEED))
+CALIBRATION_SAMPLES = 8
+
+Draw = Callable[[np.random.Generator], Feeds]
 
 
-def _picture() -> Feeds:
-    return _drawn(lambda rng: samples.picture(rng, "image"))
+def _picture(rng: np.random.Generator) -> Feeds:
+    return samples.picture(rng, "image")
 
 
-def _noise(name: str, *shape: int) -> Callable[[], Feeds]:
-    return lambda: _drawn(lambda rng: {name: rng.standard_normal(shape).astype(np.float32)})
+def _noise(name: str, *shape: int) -> Draw:
+    return lambda rng: {name: rng.standard_normal(shape).astype(np.float32)}
 
 
 # Built with seeded random weights: name -> sample inputs.
-BUILT: dict[str, Callable[[], Feeds]] = {
+BUILT: dict[str, Draw] = {
     "mobilenet_v1": _picture,
     "mobilenet_v2": _picture,
     "mobilenet_v3_small": _picture,
     "resnet50": _picture,
     "squeezenet": _picture,
-    "minilm": lambda: _drawn(samples.sentence),
+    "minilm": samples.sentence,
     "ds_cnn": _noise("features", 1, 1, 49, 10),
     "autoencoder": _noise("spectrum", 1, 640),
 }
@@ -62,7 +63,7 @@ SUITE = (
 
 
 def write_network(name: str, folder: Path) -> Path:
-    """Writes model.onnx, inputs.npz and outputs.json.
+    """Writes model.onnx, inputs.npz, outputs.json and calibration.npz, of other samples.
 
     Args:
         name: of ``SUITE``.
@@ -72,18 +73,26 @@ def write_network(name: str, folder: Path) -> Path:
         scripts.modelzoo.registry.FetchError: a published model can't be downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    inputs, *others = (_inputs(name, SEED + i) for i in range(1 + CALIBRATION_SAMPLES))
     if name in BUILT:
-        model, inputs = NETWORKS[name](), BUILT[name]()
+        model = NETWORKS[name]()
     else:
         model = onnx.load(str(fetch(name, default_cache())))
-        inputs = MODELS[name].inputs(SEED)
         model = _bind(model, {key: value.shape for key, value in inputs.items()})
     names = [value.name for value in model.graph.input if value.name in inputs]
     onnx.save(model, str(folder / "model.onnx"))
     np.savez(folder / "inputs.npz", **{key: inputs[key] for key in names})
+    stacked = {key: np.stack([other[key] for other in others]) for key in names}
+    np.savez(folder / "calibration.npz", **stacked)
     outputs = [value.name for value in model.graph.output]
     (folder / "outputs.json").write_text(json.dumps(outputs))
     return folder
+
+
+def _inputs(name: str, seed: int) -> Feeds:
+    if name in BUILT:
+        return BUILT[name](np.random.default_rng(seed))
+    return MODELS[name].inputs(seed)
 
 
 def _bind(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:

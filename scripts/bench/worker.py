@@ -67,7 +67,7 @@ def _network(folder: str) -> Network:
     outputs = json.loads((path / "outputs.json").read_text())
     with np.load(path / "inputs.npz", allow_pickle=False) as data:
         inputs = {name: data[name] for name in data.files}
-    return Network(path / "model.onnx", inputs, tuple(outputs))
+    return Network(path / "model.onnx", inputs, tuple(outputs), path / "calibration.npz")
 
 
 if __name__ == "__main__":

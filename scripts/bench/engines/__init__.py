@@ -2,6 +2,7 @@
 
 from .base import Engine, Network
 from .edgecc import Edgecc
+from .int8 import EdgeccInt8, OnnxRuntimeInt8, OpenVinoInt8
 from .mnn import Mnn
 from .ncnn import Ncnn
 from .onnx_runtime import OnnxRuntime
@@ -12,4 +13,9 @@ ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (Edgecc, OnnxRuntime, OpenVino, Ncnn, Mnn)
 }
 
-__all__ = ["ENGINES", "Engine", "Network", "Reference"]
+# Those that quantise, under the same names.
+INT8_ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (EdgeccInt8, OnnxRuntimeInt8, OpenVinoInt8)
+}
+
+__all__ = ["ENGINES", "INT8_ENGINES", "Engine", "Network", "Reference"]

@@ -7,7 +7,7 @@ import importlib.util
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,11 +28,17 @@ class Network:
         model: an .onnx file, float32, all shapes static.
         inputs: sample values by name, in the graph's order.
         outputs: names in the graph's order.
+        calibration: an .npz of samples for quantisation, by input name, along a leading axis.
     """
 
     model: Path
     inputs: Mapping[str, np.ndarray]
     outputs: tuple[str, ...]
+    calibration: Path
+
+    def with_model(self, model: Path) -> Network:
+        """The same network from another file."""
+        return replace(self, model=model)
 
 
 class Engine(ABC):

@@ -1,0 +1,103 @@
+"""The engines with networks quantised to int8, each by its own tool on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .base import Network
+from .edgecc import Edgecc
+from .onnx_runtime import OnnxRuntime
+from .openvino import OpenVino
+
+
+def samples_of(network: Network) -> Iterator[dict[str, np.ndarray]]:
+    """One sample after the other, shaped as the network's inputs."""
+    with np.load(network.calibration, allow_pickle=False) as data:
+        arrays = {name: data[name] for name in data.files}
+    for index in range(len(next(iter(arrays.values())))):
+        yield {name: array[index] for name, array in arrays.items()}
+
+
+class EdgeccInt8(Edgecc):
+    """Post-training quantisation with its defaults."""
+
+    def prepare(self, network: Network, folder: Path) -> None:
+        import compiler
+
+        compiler.build(
+            network.model,
+            "host",
+            folder / "package",
+            verify=False,
+            tuning_logs=(),
+            quantize="int8",
+            calibration=network.calibration,
+        )
+
+
+class OnnxRuntimeInt8(OnnxRuntime):
+    """Static QDQ quantisation: uint8 activations, int8 weights for each channel.
+
+    Where the CPU has no VNNI, weights have 7 bits, as its documentation advises.
+    """
+
+    requires = {"onnxruntime": "onnxruntime", "sympy": "sympy"}  # noqa: RUF012
+
+    def prepare(self, network: Network, folder: Path) -> None:
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.samples = samples_of(network)
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return next(self.samples, None)
+
+        vnni = "vnni" in Path("/proc/cpuinfo").read_text(errors="replace")
+        quant_pre_process(str(network.model), str(folder / "prepared.onnx"))
+        quantize_static(
+            str(folder / "prepared.onnx"),
+            str(folder / "model.onnx"),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=not vnni,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+    def open(self, network: Network, folder: Path, threads: int) -> None:
+        super().open(network.with_model(folder / "model.onnx"), folder, threads)
+
+
+class OpenVinoInt8(OpenVino):
+    """NNCF's post-training quantisation with its defaults."""
+
+    requires = {"openvino": "openvino", "nncf": "nncf"}  # noqa: RUF012
+
+    def prepare(self, network: Network, folder: Path) -> None:
+        import nncf
+        import openvino
+
+        model = openvino.Core().read_model(str(network.model))
+        samples = list(samples_of(network))
+        attention = any(op.get_type_name() == "Softmax" for op in model.get_ops()[:-10])
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            model_type=nncf.ModelType.TRANSFORMER if attention else None,
+        )
+        openvino.save_model(quantised, folder / "model.xml", compress_to_fp16=False)
+
+    def open(self, network: Network, folder: Path, threads: int) -> None:
+        super().open(network.with_model(folder / "model.xml"), folder, threads)
