@@ -38,9 +38,7 @@ def simplify(module: tvm.IRModule, target: Target) -> tvm.IRModule:
         module = tvm.ir.transform.Sequential(steps)(module)
         module = fold_constants(module)
         module = fold_batch_norm(module)
-        module = fold_pads(module)
-        sunk = sink_dequantize(module)
-        return module if sunk is module else fold_constants(sunk)
+        return fold_pads(module)
 
 
 def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRModule:
@@ -54,6 +52,7 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
         relax.transform.DeadCodeElimination(),
     ]
     with tvm.target.Target(target.tvm()):
+        module = fold_constants(sink_dequantize(module))
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)
