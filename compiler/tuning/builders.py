@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import multiprocessing
 import os
-import resource
-import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from compiler.errors import EdgeccError
 from compiler.tuning.candidates import Candidate, Request, build
+from compiler.tuning.workers import BrokenProcessPool, WorkerPool
 
 TIMEOUT_SECONDS = 60.0
-# Of one worker's address space; TVM and LLVM map two before they do anything.
-MEMORY_BYTES = 8 << 30
-PR_SET_PDEATHSIG = 1
 
 
 class Builders(Protocol):
@@ -36,29 +30,26 @@ class LocalBuilders:
     """Processes on this machine; one that crashes or hangs costs its candidate."""
 
     def __init__(self, processes: int | None = None) -> None:
-        from pebble import ProcessPool
-
         self.processes = processes or os.cpu_count() or 1
         self.name = f"{self.processes} local processes"
-        self._pool = ProcessPool(
-            self.processes,
-            initializer=prepare_worker,
-            initargs=(os.getpid(),),
-            context=multiprocessing.get_context("spawn"),
-        )
+        self._pool = WorkerPool(self.processes)
 
     def build(self, requests: Sequence[Request]) -> Iterator[Candidate | str]:
-        futures = [self._pool.schedule(build, (r,), timeout=TIMEOUT_SECONDS) for r in requests]
+        futures = [self._start(request) for request in requests]
         try:
-            for future in futures:
-                yield _outcome(future)
+            for i, request in enumerate(requests):
+                if isinstance(futures[i].exception(), BrokenProcessPool):
+                    futures[i] = self._start(request)  # its turn had not come
+                yield _outcome(futures[i])
         finally:
             for future in futures:
                 future.cancel()
 
+    def _start(self, request: Request) -> Future[Candidate]:
+        return self._pool.schedule(build, (request,), TIMEOUT_SECONDS)
+
     def close(self) -> None:
-        self._pool.stop()
-        self._pool.join()
+        self._pool.close()
 
 
 class DaskBuilders:
@@ -106,17 +97,6 @@ def _outcome(future: Any) -> Candidate | str:
             return f"not built in {TIMEOUT_SECONDS:g} s"
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return lines[-1][:200]
-
-
-def prepare_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, end with it, and take no more than a share of the memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that took effect
-        os._exit(1)
-    with contextlib.suppress(ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def make_builders(address: str | None, processes: int | None = None) -> Builders:

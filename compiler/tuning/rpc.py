@@ -5,8 +5,6 @@ The server executes what it is sent; nothing here makes it safe to reach for oth
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import EdgeccError
 from compiler.target import Target
 from compiler.tuning import rpc_session
-from compiler.tuning.builders import prepare_worker
 from compiler.tuning.candidates import Candidate, probe_library
 from compiler.tuning.measure import (
     DeviceLostError,
@@ -26,6 +23,7 @@ from compiler.tuning.measure import (
     SteadyDevice,
 )
 from compiler.tuning.rpc_session import Address, Job, Lost, Refused
+from compiler.tuning.workers import BrokenProcessPool, WorkerPool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,16 +117,7 @@ class Worker:
     """A process that talks to a board, and may be killed when the board falls silent."""
 
     def __init__(self) -> None:
-        from pebble import ProcessPool
-
-        self._pool = ProcessPool(
-            1,
-            initializer=prepare_worker,
-            initargs=(os.getpid(),),
-            context=multiprocessing.get_context("spawn"),
-        )
-        # Starts the process here and now: it ends with the thread that starts it.
-        self._pool.schedule(int)
+        self._pool = WorkerPool(1)
 
     def call(self, timeout: float, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result.
@@ -139,16 +128,15 @@ class Worker:
         from pebble import ProcessExpired
 
         try:
-            return self._pool.schedule(function, arguments, timeout=timeout).result()
+            return self._pool.schedule(function, arguments, timeout).result()
         except (TimeoutError, FutureTimeoutError) as error:
             raise WorkerLostError(f"no answer in {timeout:g} s") from error
-        except ProcessExpired as error:
+        except (ProcessExpired, BrokenProcessPool) as error:
             raise WorkerLostError("the process that talks to it died") from error
 
     def close(self) -> None:
         """End the process."""
-        self._pool.stop()
-        self._pool.join()
+        self._pool.close()
 
 
 def rpc_device(server: str, target: Target, settings: Settings) -> SteadyDevice:

@@ -2,23 +2,27 @@
 
     python scripts/soak/kill_tuner.py --kills 200
 
-Each round a run of `edgecc tune` on the shipped digit classifier loses one of its processes by
-SIGKILL: the tuner itself, a builder, or the measuring program. Afterwards
+Runs of `edgecc tune` on the shipped digit classifier, here or through TVM's RPC server on loopback,
+lose some of their processes by SIGKILL: builders, the measuring program, what talks to the server,
+the server with all its sessions (which is started again, as on a board), and at last the tuner
+itself. Each run must go on with the next measurement, until its tuner is killed. Afterwards
 
 - the log loads, here and as MetaSchedule's database,
 - it holds every measurement that the run has reported,
-- no process of a killed tuner is left,
-- a run that lost a builder or the measuring program goes on.
+- no process of the run is left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -32,73 +36,165 @@ from compiler.tuning.log import TuningLog  # noqa: E402
 from compiler.tuning.log_writer import LogWriter  # noqa: E402
 
 GRACE_SECONDS = 10.0
+START_SECONDS = 60.0  # of the server
+SILENCE_SECONDS = 180.0  # without a measurement: the run hangs
+MARK = "EDGECC_SOAK"  # in the environment of all that a run starts
 
 
-class Round:
-    """One run of the tuner with a victim."""
+class Board:
+    """TVM's RPC server, started again when it was killed."""
 
-    def __init__(self, logs: Path, rng: random.Random) -> None:
-        self.logs, self.rng = logs, rng
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
+        self.output = folder / "server.log"
+        self.start()
+
+    def start(self) -> None:
+        place = ["--host", "127.0.0.1", "--port", str(self.port), "--port-end", str(self.port + 1)]
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tvm.exec.rpc_server", *place],
+                env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait(self) -> None:
+        """Until it listens."""
+        end = time.monotonic() + START_SECONDS
+        while "bind to" not in self.output.read_text():
+            assert time.monotonic() < end, self.output.read_text()
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """With its sessions, as when a board loses its power."""
+        process = psutil.Process(self.process.pid)
+        for one in [process, *process.children(recursive=True)]:
+            one.kill()
+        self.process.wait()
+
+
+class Run:
+    """One run of the tuner, until it is killed or nothing is left to search.
+
+    Args:
+        board: to measure on; None: here.
+
+    Attributes:
+        reported: measurements.
+        killed: how many processes of which kind.
+    """
+
+    def __init__(self, logs: Path, rng: random.Random, board: Board | None) -> None:
+        self.rng, self.board = rng, board
+        self.reported, self.killed = 0, Counter[str]()
+        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.mark = f"{os.getpid()}-{rng.getrandbits(64):x}"
         command = ["tune", "--tuning-logs", str(logs), "--threads", "1", "--json"]
+        if board is not None:
+            board.wait()
+            command += ["--rpc", f"127.0.0.1:{board.port}"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "compiler", *command],
             cwd=ROOT,
+            env={**os.environ, MARK: self.mark},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a full pipe would stop it
+            stderr=self.complaints,  # a full pipe would stop it
             text=True,
         )
-        self.reported = 0
 
     def events_until(self, wanted: int) -> bool:
         """Read that many events of finished measurements; False where the run ends before."""
         assert self.process.stdout is not None
-        seen = 0
-        while seen < wanted:
-            line = self.process.stdout.readline()
-            if not line.endswith("\n"):
-                return False
-            if json.loads(line)["event"] == "measured":
+        watchdog = threading.Timer(SILENCE_SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            for _ in range(wanted):
+                kind = ""
+                while kind != "measured":
+                    line = self.process.stdout.readline()
+                    if not line.endswith("\n"):
+                        return False
+                    kind = json.loads(line)["event"]
                 self.reported += 1
-                seen += 1
-        return True
+            return True
+        finally:
+            watchdog.cancel()
 
-    def victims(self) -> dict[str, list[psutil.Process]]:
-        """The run's processes by what they do."""
-        tuner = psutil.Process(self.process.pid)
-        found: dict[str, list[psutil.Process]] = {"tuner": [tuner]}
-        for child in tuner.children(recursive=True):
+    def last(self) -> str:
+        """Of what it has complained about."""
+        self.complaints.seek(0)
+        return self.complaints.read()[-2000:]
+
+    def family(self) -> list[psutil.Process]:
+        """All that the run has started and that lives, whoever is its parent by now."""
+        found = []
+        for process in psutil.process_iter():
             try:
-                command = child.cmdline()
+                if process.environ().get(MARK) == self.mark:
+                    found.append(process)
+            except psutil.Error:
+                continue  # it has ended, or is somebody else's
+        return found
+
+    def helpers(self) -> dict[str, list[psutil.Process]]:
+        """What may be killed without ending the run, by what it does."""
+        found: dict[str, list[psutil.Process]] = {}
+        for process in self.family():
+            try:
+                command = process.cmdline()
             except psutil.Error:
                 continue
             if command and "measurer-" in command[0]:
-                found.setdefault("measuring program", []).append(child)
+                found.setdefault("measuring program", []).append(process)
             elif any("spawn_main" in part for part in command):
-                found.setdefault("builder", []).append(child)
+                name = "builder" if self.board is None else "builder or client"
+                found.setdefault(name, []).append(process)
         return found
 
-    def run(self) -> str:
-        """Kill somebody; returns who it was, or raises AssertionError."""
-        if not self.events_until(self.rng.randrange(1, 6)):
-            self.process.wait()
-            return "nobody: the search was over"
-        time.sleep(self.rng.random() * 0.5)
-        victims = self.victims()
-        family = [p for group in victims.values() for p in group]
-        name = self.rng.choice(sorted(victims))
-        victim = self.rng.choice(victims[name])
-        victim.kill()
-        if name != "tuner":
-            alive = self.events_until(1) or self.process.wait() == 0
-            assert alive, f"the run did not survive the loss of its {name}"
+    def kill_helper(self) -> None:
+        """One of them, whichever it is; the server's turn comes as often as the others'."""
+        helpers = self.helpers()
+        names = sorted(helpers) + (["server"] if self.board is not None else [])
+        if not names:
+            return  # all are just being started
+        name = self.rng.choice(names)
+        if name == "server":
+            assert self.board is not None
+            self.board.kill()
+            self.board.start()
+        else:
+            self.rng.choice(helpers[name]).kill()
+        self.killed[name] += 1
+
+    def go(self, kills: int) -> None:
+        """Kill so many helpers and then the tuner.
+
+        Raises:
+            AssertionError: the run did not survive, or left something behind.
+        """
+        for i in range(kills + 1):
+            if not self.events_until(self.rng.randrange(1, 6)):
+                assert self.process.wait() == 0, f"it did not survive {self.killed}: {self.last()}"
+                break
+            time.sleep(self.rng.random() * 0.5)
+            if i < kills:
+                self.kill_helper()
+        else:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
+            self.killed["tuner"] += 1
         assert self.process.stdout is not None
         rest = self.process.stdout.read().splitlines(keepends=True)
         self.reported += sum('"measured"' in line and line.endswith("\n") for line in rest)
-        _, left = psutil.wait_procs(family, GRACE_SECONDS)
-        assert not left, f"left behind by the {name}'s end: {[p.cmdline() for p in left]}"
-        return name
+        end = time.monotonic() + GRACE_SECONDS
+        while (left := self.family()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not left, f"left behind: {[process.cmdline() for process in left]}"
 
 
 def check(logs: Path, reported: int) -> None:
@@ -119,28 +215,36 @@ def load_as_database(logs: Path) -> int:
     return len(ms.database.JSONDatabase(work_dir=str(folder)))
 
 
-def soak(kills: int, seed: int, folder: Path) -> Counter[str]:
-    """Rounds until so many processes were killed; returns how many of each kind.
+def soak(kills: int, seed: int, folder: Path, share_rpc: float = 0.5) -> Counter[str]:
+    """Runs until so many processes were killed; returns how many of each kind.
+
+    Args:
+        share_rpc: of the runs that measure through TVM's RPC server.
 
     Raises:
         AssertionError: something was lost or left behind.
     """
     rng, killed = random.Random(seed), Counter[str]()
     number, reported = 0, 0
-    while killed.total() < kills:
-        logs = folder / str(number)
-        current = Round(logs, rng)
-        try:
-            name = current.run()
-        finally:
-            current.process.kill()
-        reported += current.reported
-        check(logs, reported)
-        if name.startswith("nobody"):
-            number, reported = number + 1, 0  # a new log: this one has nothing left to search
-        else:
-            killed[name] += 1
-    assert load_as_database(logs) >= reported
+    board = Board(folder) if share_rpc else None
+    try:
+        while killed.total() < kills:
+            logs = folder / str(number)
+            run = Run(logs, rng, board if rng.random() < share_rpc else None)
+            try:
+                run.go(min(rng.randrange(6), kills - killed.total() - 1))
+            finally:
+                run.process.kill()
+            killed += run.killed
+            reported += run.reported
+            check(logs, reported)
+            if not run.killed["tuner"]:
+                assert load_as_database(logs) >= reported
+                number, reported = number + 1, 0  # that log has nothing left to search
+        assert not logs.exists() or load_as_database(logs) >= reported
+    finally:
+        if board is not None:
+            board.kill()
     return killed
 
 

@@ -68,6 +68,17 @@ def test_a_worker_that_dies_costs_one_candidate(pool, task):
     assert isinstance(built, Candidate)
 
 
+def test_an_idle_worker_that_is_killed_costs_nothing(task):
+    """Pebble's pool breaks then, with all that waits in it."""
+    pool = LocalBuilders(1)
+    try:
+        os.kill(pool._pool.schedule(os.getpid).result(), signal.SIGKILL)
+        built = list(pool.build(requests(task, task.space.rows[:2])))
+        assert all(isinstance(one, Candidate) for one in built)
+    finally:
+        pool.close()
+
+
 def test_a_worker_that_hangs_costs_one_candidate(pool, task):
     future = pool._pool.schedule(time.sleep, (100,), timeout=0.2)
     assert "not built in" in builders._outcome(future)
