@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 from compiler.errors import EdgeccError
 from compiler.tuning.candidates import Candidate, Request, build
-from compiler.tuning.workers import BrokenProcessPool, WorkerPool
+from compiler.tuning.workers import WorkerPool
 
 TIMEOUT_SECONDS = 60.0
 
@@ -35,18 +34,13 @@ class LocalBuilders:
         self._pool = WorkerPool(self.processes)
 
     def build(self, requests: Sequence[Request]) -> Iterator[Candidate | str]:
-        futures = [self._start(request) for request in requests]
+        futures = [self._pool.schedule(build, (r,), TIMEOUT_SECONDS) for r in requests]
         try:
-            for i, request in enumerate(requests):
-                if isinstance(futures[i].exception(), BrokenProcessPool):
-                    futures[i] = self._start(request)  # its turn had not come
-                yield _outcome(futures[i])
+            for future in futures:
+                yield _outcome(future)
         finally:
             for future in futures:
                 future.cancel()
-
-    def _start(self, request: Request) -> Future[Candidate]:
-        return self._pool.schedule(build, (request,), TIMEOUT_SECONDS)
 
     def close(self) -> None:
         self._pool.close()

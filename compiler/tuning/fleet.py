@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from compiler.errors import EdgeccError
@@ -15,6 +16,8 @@ from compiler.tuning.measure import Device, DeviceLostError, Measurement, Measur
 # that double up to the longest.
 PATIENCE_SECONDS = 120.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+# A candidate with which so many devices went away is not handed to another: it may be the reason.
+MOST_LOSSES = 3
 Outcome = tuple[Candidate, Measurement | str]
 
 
@@ -31,6 +34,7 @@ class Fleet:
         self._notify = notify
         self._references: dict[int, str] = {}
         self._gone_since: dict[int, float] = {}
+        self._losses = Counter[int]()  # by candidate
 
     @property
     def names(self) -> list[str]:
@@ -46,6 +50,7 @@ class Fleet:
         Raises:
             EdgeccError: no device answers any more.
         """
+        self._losses.clear()
         todo: queue.SimpleQueue[Candidate | None] = queue.SimpleQueue()
         done: queue.SimpleQueue[Outcome | Device | str | Exception] = queue.SimpleQueue()
         over = threading.Event()
@@ -106,7 +111,10 @@ class Fleet:
                 self._gone_since.pop(id(device), None)
                 pause = FIRST_PAUSE_SECONDS
             except DeviceLostError as error:
-                todo.put(candidate)  # another device may be free for it
+                if self._losses[id(candidate)] >= MOST_LOSSES:
+                    done.put((candidate, f"{MOST_LOSSES} times the device went away with it"))
+                else:
+                    todo.put(candidate)  # another device may be free for it
                 now = time.monotonic()
                 if id(device) not in self._gone_since:
                     done.put(f"{error}; trying again")
@@ -123,18 +131,23 @@ class Fleet:
         self, device: Device, default: Candidate, candidate: Candidate
     ) -> Measurement | str:
         try:
-            if candidate is default:
-                self._references[id(device)] = default.digest
-                return device.measure(default, True)
-            if self._references.get(id(device)) != default.digest:
+            if candidate is not default and self._references.get(id(device)) != default.digest:
                 device.measure(default, True)
                 self._references[id(device)] = default.digest
-            return device.measure(candidate, False)
+                self._gone_since.pop(id(device), None)
+        except MeasurementError as error:
+            return str(error)
+        try:
+            found = device.measure(candidate, candidate is default)
         except MeasurementError as error:
             return str(error)
         except DeviceLostError:
             self._references.pop(id(device), None)
+            self._losses[id(candidate)] += id(device) not in self._gone_since
             raise
+        if candidate is default:
+            self._references[id(device)] = default.digest
+        return found
 
     def close(self) -> None:
         """End all devices."""

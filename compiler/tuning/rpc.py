@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import EdgeccError
@@ -23,7 +22,7 @@ from compiler.tuning.measure import (
     SteadyDevice,
 )
 from compiler.tuning.rpc_session import Address, Job, Lost, Refused
-from compiler.tuning.workers import BrokenProcessPool, WorkerPool
+from compiler.tuning.workers import WorkerDiedError, WorkerPool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,13 +124,11 @@ class Worker:
         Raises:
             WorkerLostError: there was none within ``timeout`` seconds.
         """
-        from pebble import ProcessExpired
-
         try:
             return self._pool.schedule(function, arguments, timeout).result()
-        except (TimeoutError, FutureTimeoutError) as error:
+        except TimeoutError as error:
             raise WorkerLostError(f"no answer in {timeout:g} s") from error
-        except (ProcessExpired, BrokenProcessPool) as error:
+        except WorkerDiedError as error:
             raise WorkerLostError("the process that talks to it died") from error
 
     def close(self) -> None:

@@ -207,9 +207,11 @@ def _measure(session: Any, job: Job) -> Timed | Refused:
     settings = job.settings
     module, device = session.load_module(LIBRARY), session.cpu()
     buffers = [parse_buffer(line) for line in job.buffers]
+    if settings.memory_mb and job.nbytes > settings.memory_mb << 20:
+        return Refused("out of memory")  # before the server allocates it
     first = [_upload(initial_bytes(buffer), device) for buffer in buffers]
     milliseconds = int(settings.timeout_s * 1000)
-    status = int(module["check"](settings.threads, milliseconds, *first))
+    status = int(module["check"](settings.threads, milliseconds, settings.memory_mb, *first))
     if status:
         return Refused(_meaning(status, milliseconds))
     module["open"](settings.threads, len(buffers))

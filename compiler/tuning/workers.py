@@ -8,71 +8,149 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 # Of one worker's address space; TVM and LLVM map two before they do anything.
 MEMORY_BYTES = 8 << 30
 PR_SET_PDEATHSIG = 1
+# Workers that die before they take a call, one after the other: something is wrong with all.
+MOST_STARTS = 3
 
-__all__ = ["BrokenProcessPool", "WorkerPool"]
+
+class WorkerError(Exception):
+    """A call failed in its worker; the text is the error's."""
+
+
+class WorkerDiedError(Exception):
+    """A call's worker died."""
 
 
 class WorkerPool:
-    """Pebble's pool, replaced when it breaks.
+    """Workers, each with a thread here and a pipe to itself.
 
-    It breaks where a worker is killed while no task runs: that fails all tasks that wait, with
-    ``BrokenProcessPool``. A worker that dies of its task fails that one only.
+    What workers share can be left in disorder by one that is killed; these share nothing. One that
+    dies in a call fails that call, and the next call starts another.
 
     Args:
         processes: workers.
     """
 
     def __init__(self, processes: int) -> None:
-        self._processes = processes
-        self._pool: Any = None
-        # Workers end with the thread that starts them, not with its process.
-        self._starter = ThreadPoolExecutor(1)
+        self._workers: set[_Worker] = set()
+        self._own = threading.local()  # a thread's worker
+        self._closed = False
+        # A worker ends with the thread that starts it; these live as long as the pool.
+        self._threads = ThreadPoolExecutor(processes)
 
     def schedule(
         self, function: Callable[..., Any], args: tuple[Any, ...] = (), timeout: float | None = None
     ) -> Future[Any]:
         """Call a function in a worker.
 
-        Args:
-            timeout: seconds after which the worker is killed.
+        Its result is the future's, or WorkerError, or WorkerDiedError, or TimeoutError where the
+        call took longer than ``timeout`` seconds.
         """
-        return self._starter.submit(self._schedule, function, args, timeout).result()
+        return self._threads.submit(self._call, function, args, timeout)
 
-    def _schedule(
+    def _call(
         self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float | None
-    ) -> Future[Any]:
-        try:
-            if self._pool is not None:
-                return self._pool.schedule(function, args, timeout=timeout)
-        except RuntimeError:  # it has broken
-            self._stop()
-        from pebble import ProcessPool
-
-        self._pool = ProcessPool(
-            self._processes,
-            initializer=_prepare,
-            initargs=(os.getpid(),),
-            context=multiprocessing.get_context("spawn"),
-        )
-        return self._pool.schedule(function, args, timeout=timeout)
-
-    def _stop(self) -> None:
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
+    ) -> Any:
+        for _ in range(MOST_STARTS):
+            worker = getattr(self._own, "worker", None)
+            if worker is None:
+                worker = self._own.worker = _Worker()
+                self._workers.add(worker)
+            if self._closed:
+                break
+            try:
+                if worker.take(function, args):
+                    return worker.result(timeout)
+            finally:
+                if not worker.alive:
+                    self._own.worker = None
+                    self._workers.discard(worker)
+        raise WorkerDiedError("the worker ended before it began")
 
     def close(self) -> None:
-        """End the workers."""
-        self._starter.shutdown()
-        self._stop()
+        """End the workers, whatever they do."""
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in list(self._workers):
+            worker.interrupt()
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.kill()
+
+
+class _Worker:
+    """One process."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.alive = True
+
+    def take(self, function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        """Hand over a call; False where the process ended before it took it."""
+        try:
+            self._pipe.send((function, args))
+            self._pipe.recv()
+            return True
+        except (OSError, EOFError):
+            self.kill()
+            return False
+
+    def result(self, timeout: float | None) -> Any:
+        """Of the call.
+
+        Raises:
+            WorkerError: it has failed.
+            WorkerDiedError: so has its process.
+            TimeoutError: it took too long, and was ended.
+        """
+        if not wait([self._pipe, self._process.sentinel], timeout):
+            self.kill()
+            raise TimeoutError
+        try:
+            good, value = self._pipe.recv()
+        except (OSError, EOFError) as error:
+            self.kill()
+            raise WorkerDiedError(f"the worker died, status {self._process.exitcode}") from error
+        if not good:
+            raise WorkerError(value)
+        return value
+
+    def interrupt(self) -> None:
+        """End the process under the hands of the thread that waits for it."""
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End the process; only for the thread that waits for it, or when there is none."""
+        self.alive = False
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def _serve(pipe: Connection, parent: int) -> None:
+    """The worker: takes calls and answers whether they were good, and the result or what failed."""
+    _prepare(parent)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            function, args = pipe.recv()
+            pipe.send(None)
+            try:
+                answer = True, function(*args)
+            except Exception as error:
+                answer = False, str(error).strip() or type(error).__name__
+            pipe.send(answer)
 
 
 def _prepare(parent: int) -> None:

@@ -35,9 +35,9 @@ sys.path.insert(0, str(ROOT))
 from compiler.tuning.log import TuningLog  # noqa: E402
 from compiler.tuning.log_writer import LogWriter  # noqa: E402
 
-GRACE_SECONDS = 10.0
-START_SECONDS = 60.0  # of the server
-SILENCE_SECONDS = 180.0  # without a measurement: the run hangs
+GRACE_SECONDS = 30.0
+START_SECONDS = 180.0  # of the server
+SILENCE_SECONDS = 600.0  # without a measurement: the run hangs
 MARK = "EDGECC_SOAK"  # in the environment of all that a run starts
 
 

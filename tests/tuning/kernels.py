@@ -8,6 +8,7 @@ from pathlib import Path
 from compiler.package.link import zig
 from compiler.target import Target
 from compiler.tuning.candidates import Candidate, device_object
+from compiler.tuning.measure import Settings
 
 # Outputs of 64 floats from 64 floats.
 KERNELS = {
@@ -21,12 +22,26 @@ KERNELS = {
     "hang": "for (volatile int i = 0;; ++i) y[0] = x[0];",
     "error": "return 7;",
     "abort": "__builtin_trap();",
+    "greedy": "char *volatile p = malloc(1 << 30); if (!p) return 1; p[9] = 1; free(p);",
 }
+# What is said of them.
+BAD = {
+    "crash": "crashed with signal 11",
+    "abort": "crashed with signal",
+    "hang": "no result after 2000 ms",
+    "error": "the kernel reports an error",
+    "beyond": "wrote behind a buffer",
+    "greedy": "the kernel reports an error",
+}
+QUICK = Settings(2, budget_ms=5, samples=3, timeout_s=2.0, memory_mb=512)
 
 
 def kernel_candidate(name: str, target: Target) -> Candidate:
     """One of ``KERNELS``, with edgecc's entries around it."""
-    code = f"int edgecc_kernel(const float *x, float *y) {{ {KERNELS[name]} return 0; }}"
+    code = (
+        "#include <stdlib.h>\n"
+        f"int edgecc_kernel(const float *x, float *y) {{ {KERNELS[name]} return 0; }}"
+    )
     return c_candidate(name, code, ("i f 1 256 0", "o f 256"), 512, target)
 
 

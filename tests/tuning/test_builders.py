@@ -69,7 +69,6 @@ def test_a_worker_that_dies_costs_one_candidate(pool, task):
 
 
 def test_an_idle_worker_that_is_killed_costs_nothing(task):
-    """Pebble's pool breaks then, with all that waits in it."""
     pool = LocalBuilders(1)
     try:
         os.kill(pool._pool.schedule(os.getpid).result(), signal.SIGKILL)

@@ -28,16 +28,14 @@ from compiler.tuning.measure import (
     Measurement,
     MeasurementError,
     PipeDevice,
-    Settings,
     SteadyDevice,
     request,
 )
 from compiler.tuning.tasks import extract
-from tests.tuning.kernels import KERNELS, kernel_candidate
+from tests.tuning.kernels import BAD, KERNELS, QUICK, kernel_candidate
 from tests.tuning.models import small_network
 
 HOST = load_target("host")
-QUICK = Settings(2, budget_ms=5, samples=3, timeout_s=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +74,7 @@ def test_the_same_missing_numbers_are_no_difference(device, candidates):
     assert device.measure(candidates["double"], False).error == float("inf")
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("crash", "crashed with signal 11"),
-        ("abort", "crashed with signal"),
-        ("hang", "no result after 2000 ms"),
-        ("error", "the kernel reports an error"),
-        ("beyond", "wrote behind a buffer"),
-    ],
-)
+@pytest.mark.parametrize(("name", "reason"), BAD.items())
 def test_a_bad_candidate_costs_itself(name, reason, device, candidates):
     device.measure(candidates["double"], True)
     with pytest.raises(MeasurementError, match=reason):
@@ -100,8 +89,7 @@ def test_a_library_that_is_none(device, candidates):
 
 
 def test_memory_is_limited(candidates):
-    settings = dataclasses.replace(QUICK, memory_mb=512)
-    device = PipeDevice("here", [str(measurer(HOST))], settings)
+    device = PipeDevice("here", [str(measurer(HOST))], QUICK)
     greedy = dataclasses.replace(
         candidates["double"], buffers=(*candidates["double"].buffers, f"w {1 << 30}")
     )

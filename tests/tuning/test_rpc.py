@@ -11,17 +11,16 @@ import pytest
 from compiler.errors import EdgeccError
 from compiler.target import load_target
 from compiler.tuning.api import Where, make_devices
-from compiler.tuning.measure import DeviceLostError, MeasurementError, Settings, local_device
+from compiler.tuning.measure import DeviceLostError, MeasurementError, local_device
 from compiler.tuning.rpc import parse_address, rpc_device, tracker_devices
 from compiler.tuning.rpc_session import input_bytes, parse_buffer
-from tests.tuning.kernels import KERNELS, c_candidate, kernel_candidate
+from tests.tuning.kernels import BAD, KERNELS, QUICK, c_candidate, kernel_candidate
 
 pytest.importorskip("cloudpickle")  # the server starts its workers with it
 pytest.importorskip("psutil")  # and ends them with it
 pytest.importorskip("tornado")  # the tracker listens with it
 
 HOST = load_target("host")
-QUICK = Settings(2, budget_ms=5, samples=3, timeout_s=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +56,19 @@ def test_times_and_compares(device, candidates):
     assert device.measure(candidates["partly"], False).error == float("inf")
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("crash", "crashed with signal 11"),
-        ("abort", "crashed with signal"),
-        ("hang", "no result after 2000 ms"),
-        ("error", "the kernel reports an error"),
-        ("beyond", "wrote behind a buffer"),
-    ],
-)
+@pytest.mark.parametrize(("name", "reason"), BAD.items())
 def test_a_bad_candidate_costs_itself(name, reason, device, candidates):
     """The server is not lost with it, as it would be were the candidate to crash the session."""
     device.measure(candidates["double"], True)
     with pytest.raises(MeasurementError, match=reason):
         device.measure(candidates[name], False)
     assert device.measure(candidates["double"], False).error == 0
+
+
+def test_buffers_beyond_the_limit_are_not_sent(device, candidates):
+    big = (*candidates["double"].buffers, f"w {1 << 30}")
+    with pytest.raises(MeasurementError, match="out of memory"):
+        device.measure(dataclasses.replace(candidates["double"], buffers=big, nbytes=1 << 30), True)
 
 
 def test_a_library_that_is_none(device, candidates):

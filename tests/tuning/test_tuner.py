@@ -10,7 +10,8 @@ from compiler.errors import EdgeccError
 from compiler.frontend import import_model
 from compiler.passes import optimize
 from compiler.target import load_target
-from compiler.tuning.fleet import Fleet
+from compiler.tuning.candidates import Request
+from compiler.tuning.fleet import MOST_LOSSES, Fleet
 from compiler.tuning.log import Fingerprint, TuningLog
 from compiler.tuning.log_writer import LogWriter
 from compiler.tuning.lookup import best_record
@@ -245,6 +246,19 @@ def test_a_board_that_comes_back_goes_on(tasks, tmp_path):
     assert [e["text"] for e in events if e["event"] == "note"] == ["gone; trying again"]
     assert tuner.tasks[0].search.best < math.inf
     assert not any(e["event"] == "skipped" for e in events)
+
+
+def test_a_candidate_that_takes_boards_down_is_given_up(tasks):
+    rows = tasks[0].space.rows[:3]
+    default, killer, good = FakeBuilders().build(
+        [Request(tasks[0].as_json(), tasks[0].n_inputs, TARGET, row) for row in rows]
+    )
+    device = FakeDevice(lambda row: DeviceLostError("gone") if row == rows[1] else by_sum(row))
+    measured = Fleet([device], print).measure(default, [default, killer, good])
+    outcomes = {candidate.values: found for candidate, found in measured}
+    assert device.measured.count(rows[1]) == MOST_LOSSES
+    assert outcomes.pop(rows[1]) == f"{MOST_LOSSES} times the device went away with it"
+    assert {type(found) for found in outcomes.values()} == {Measurement}
 
 
 def test_a_fault_of_a_device_is_no_endless_wait(tasks, tmp_path):

@@ -4,6 +4,7 @@
  * is a probe, which tells whether a server can run candidates at all. */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -90,9 +91,26 @@ TVM_ENTRY(canary) {
   return give(result, (int64_t)canary());
 }
 
-static void run_in_child(int threads, int64_t timeout_ms, void *const *buffers, int32_t n) {
+/* Lets this process map so much more than it has by now, which here is mostly the server's. */
+static void limit_memory(int64_t megabytes) {
+  unsigned long pages = 0;
+  FILE *file = fopen("/proc/self/statm", "r");
+  if (!file) return;
+  if (fscanf(file, "%lu", &pages) == 1) {
+    const rlim_t most = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)megabytes << 20);
+    const struct rlimit limit = {most, most};
+    setrlimit(RLIMIT_AS, &limit);
+  }
+  fclose(file);
+}
+
+typedef struct {
+  int64_t threads, timeout_ms, memory_mb; /* 0 MB: no limit */
+} limits;
+
+static void run_in_child(const limits *l, void *const *buffers, int32_t n) {
   static const int deadly[] = {SIGALRM, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
-  const struct itimerval timer = {{0, 0}, {timeout_ms / 1000, timeout_ms % 1000 * 1000}};
+  const struct itimerval timer = {{0, 0}, {l->timeout_ms / 1000, l->timeout_ms % 1000 * 1000}};
   const struct rlimit no_core = {0, 0};
   sigset_t all;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -101,23 +119,28 @@ static void run_in_child(int threads, int64_t timeout_ms, void *const *buffers, 
   sigfillset(&all);
   sigprocmask(SIG_UNBLOCK, &all, NULL);
   setitimer(ITIMER_REAL, &timer, NULL);
-  if (edgecc_candidate_open(threads)) _exit(2);
+  if (l->memory_mb) limit_memory(l->memory_mb);
+  if (edgecc_candidate_open((int)l->threads)) _exit(2);
   _exit(edgecc_candidate_run(buffers, n) ? 1 : 0);
 }
 
-/* check(threads, timeout_ms, tensor...) -> 0; 1: the kernel failed; 2: out of memory; 128 + signal.
+/* check(threads, timeout_ms, memory_mb, tensor...) -> 0; 1: the kernel failed; 2: out of memory;
+ * 128 + signal.
  *
- * Runs the kernel once in a process of its own: one that crashes or hangs would take the session
- * and with it TVM's server along. */
+ * Runs the kernel once in a process of its own: one that crashes, hangs or takes all memory would
+ * take the session and with it TVM's server along. The memory is beside the tensors', which the
+ * server has allocated; the runs that are timed have no limit, they do the same again. */
 TVM_ENTRY(check) {
   void *buffers[MAX_BUFFERS];
   int status = 0;
   (void)self;
-  if (n < 2 || args[0].type_index != TYPE_INT || args[1].type_index != TYPE_INT)
-    return raise_error("TypeError", "check takes threads, milliseconds and tensors");
-  if (addresses(args + 2, n - 2, buffers)) return -1;
+  for (int32_t i = 0; i < 3; ++i)
+    if (n < 3 || args[i].type_index != TYPE_INT)
+      return raise_error("TypeError", "check takes threads, milliseconds, megabytes and tensors");
+  if (addresses(args + 3, n - 3, buffers)) return -1;
+  const limits l = {args[0].v_int64, args[1].v_int64, args[2].v_int64};
   const pid_t child = fork();
-  if (child == 0) run_in_child((int)args[0].v_int64, args[1].v_int64, buffers, n - 2);
+  if (child == 0) run_in_child(&l, buffers, n - 3);
   if (child < 0) return raise_error("RuntimeError", "can't start a process");
   while (waitpid(child, &status, 0) < 0)
     if (errno != EINTR) return raise_error("RuntimeError", "can't wait for a process");
