@@ -10,7 +10,7 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
-from compiler.cli.options import Debug, Json, Shape, TuningLogs
+from compiler.cli.options import Const, Debug, Exact, Json, Model, Shape, TargetName, TuningLogs
 from compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,19 +18,8 @@ if TYPE_CHECKING:
 
 
 def build(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="The ONNX file; default: [tool.edgecc] model of pyproject.toml, else the digit "
-            "classifier that comes with edgecc.",
-            show_default=False,
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option("--target", "-t", metavar="NAME|FILE", help="See `edgecc targets`."),
-    ] = "host",
+    model: Model = None,
+    target: TargetName = "host",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -42,14 +31,7 @@ def build(
         ),
     ] = None,
     shape: Shape = None,
-    const: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Value of an input that is compiled in: a number, a list 1,2,3 or a .npy file; "
-            "repeatable.",
-        ),
-    ] = None,
+    const: Const = None,
     quantize: Annotated[
         str,
         typer.Option(metavar="int8|none", help="int8: integer arithmetic, by calibration data."),
@@ -71,10 +53,7 @@ def build(
             show_default=False,
         ),
     ] = None,
-    exact: Annotated[
-        bool,
-        typer.Option("--exact", help="Only sums of products: no Winograd convolutions."),
-    ] = False,
+    exact: Exact = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where an operator has no schedule template.")
     ] = False,

@@ -24,6 +24,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Package = Annotated[
     Path, typer.Argument(metavar="PACKAGE", help="The folder that `edgecc build` wrote.")
 ]
+Model = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="The ONNX file; default: [tool.edgecc] model of pyproject.toml, else the digit "
+        "classifier that comes with edgecc.",
+        show_default=False,
+    ),
+]
+TargetName = Annotated[
+    str,
+    typer.Option("--target", "-t", metavar="NAME|FILE", help="See `edgecc targets`."),
+]
+Const = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Value of an input that is compiled in: a number, a list 1,2,3 or a .npy file; "
+        "repeatable.",
+    ),
+]
+Exact = Annotated[
+    bool,
+    typer.Option("--exact", help="Only sums of products: no Winograd convolutions."),
+]
 Shape = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
-from compiler.cli.options import Debug, Shape
+from compiler.cli.options import Const, Debug, Exact, Model, Shape, TargetName
 from compiler.cli.tuning_view import make_view
 from compiler.errors import EdgeccError
 
@@ -20,77 +20,75 @@ if TYPE_CHECKING:
     from compiler.tuning.api import TuneResult
 
 
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Candidates to try at most; default: until more promise less than 1 % of the "
+        "model's time.",
+        show_default=False,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Threads of the kernels; default: the target's cores."),
+]
+Logs = Annotated[
+    Path, typer.Option(metavar="DIR", help="Where records are kept, a folder a target.")
+]
+Runner = Annotated[
+    str | None,
+    typer.Option(
+        metavar="emulated",
+        help="Rank candidates by the estimate of `edgecc estimate`: needs no board.",
+        show_default=False,
+    ),
+]
+Ssh = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[USER@]HOST[:PORT]",
+        help="Measure on a board over SSH; nothing must be installed there; repeatable.",
+    ),
+]
+Rpc = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST:PORT", help="Measure on a TVM RPC server; repeatable."),
+]
+Tracker = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Measure on the boards of a TVM RPC tracker."),
+]
+Key = Annotated[str | None, typer.Option(help="Of the boards at the tracker.", show_default=False)]
+Builders = Annotated[
+    str | None,
+    typer.Option(metavar="tcp://HOST:PORT", help="Build candidates on a Dask cluster, not here."),
+]
+Cooldown = Annotated[
+    float, typer.Option(min=0.0, metavar="SECONDS", help="Pause before each measurement.")
+]
+Events = Annotated[
+    bool, typer.Option("--json", help="Print a line of JSON for each event, then the result.")
+]
+
+
 def tune(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="MODEL", help="The ONNX file; default as of `edgecc build`.", show_default=False
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option("--target", "-t", metavar="NAME|FILE", help="See `edgecc targets`."),
-    ] = "host",
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Candidates to try at most; default: until more promise less than 1 % of the "
-            "model's time.",
-            show_default=False,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, max=64, help="Threads of the kernels; default: the target's cores."),
-    ] = None,
-    tuning_logs: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where records are kept, a folder a target.")
-    ] = Path("tuning_logs"),
-    runner: Annotated[
-        str | None,
-        typer.Option(
-            metavar="emulated",
-            help="Rank candidates by the estimate of `edgecc estimate`: needs no board.",
-            show_default=False,
-        ),
-    ] = None,
-    ssh: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[USER@]HOST[:PORT]",
-            help="Measure on a board over SSH; nothing must be installed there; repeatable.",
-        ),
-    ] = None,
-    rpc: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST:PORT", help="Measure on a TVM RPC server; repeatable."),
-    ] = None,
-    tracker: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Measure on the boards of a TVM RPC tracker."),
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option(help="Of the boards at the tracker.", show_default=False)
-    ] = None,
-    builders: Annotated[
-        str | None,
-        typer.Option(
-            metavar="tcp://HOST:PORT", help="Build candidates on a Dask cluster, not here."
-        ),
-    ] = None,
-    cooldown: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="Pause before each measurement.")
-    ] = 0.0,
+    model: Model = None,
+    target: TargetName = "host",
+    trials: Trials = None,
+    threads: Threads = None,
+    tuning_logs: Logs = Path("tuning_logs"),
+    runner: Runner = None,
+    ssh: Ssh = None,
+    rpc: Rpc = None,
+    tracker: Tracker = None,
+    key: Key = None,
+    builders: Builders = None,
+    cooldown: Cooldown = 0.0,
     shape: Shape = None,
-    const: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="As of `edgecc build`; repeatable."),
-    ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="As of `edgecc build`.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each event, then the result.")
-    ] = False,
+    const: Const = None,
+    exact: Exact = False,
+    json: Events = False,
     debug: Debug = False,
 ) -> None:
     """Search schedules for a model's operators; `edgecc build` takes the best from then on."""

@@ -31,6 +31,7 @@ class View:
         self.trials = 0
         self._started = self._last = time.monotonic()
         self._start: dict[str, Any] = {}
+        self._left: int | None = None  # trials
 
     def __enter__(self) -> View:
         return self
@@ -70,6 +71,7 @@ class View:
         )
 
     def _update(self, event: dict[str, Any]) -> None:
+        self._left = event["trials_left"]
         self.trials += event["event"] in ("measured", "skipped")
         self.tasks[event["task"]] |= {k: event[k] for k in ("trials", "best", "default")}
         self.show()
@@ -92,10 +94,9 @@ class View:
         )
 
     def _remaining(self, rate: float) -> str:
-        budget = self._start.get("budget")
-        if not budget or not rate:
+        if self._left is None or not rate:
             return ""
-        return f", at most {max(0.0, budget - self.trials) / rate:.0f} s left"
+        return f", about {self._left / rate:.0f} s left"
 
     def show(self) -> None:
         if time.monotonic() - self._last >= LINE_SECONDS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from compiler.target import Target, load_target
 if TYPE_CHECKING:
     import numpy as np
 
+    from compiler.tuning.log_writer import LogWriter
     from compiler.tuning.measure import Device, Settings
     from compiler.tuning.tasks import Task
-    from compiler.tuning.tuner import Progress
+    from compiler.tuning.tuner import Progress, Tuner
 
 Event = dict[str, Any]
 
@@ -125,54 +126,22 @@ def tune(
     """
     import time
 
-    from compiler.frontend import import_model
-    from compiler.passes import optimize
     from compiler.target_check import check_llvm
-    from compiler.tuning.builders import make_builders
-    from compiler.tuning.fleet import Fleet
     from compiler.tuning.log_writer import LogWriter
     from compiler.tuning.measure import Settings
-    from compiler.tuning.session import fingerprint
-    from compiler.tuning.tasks import extract
-    from compiler.tuning.tuner import Tuner
 
     started = time.monotonic()
     chosen = target if isinstance(target, Target) else load_target(target)
     check_llvm(chosen)
     where = where or Where()
-    imported = import_model(Path(model), dict(shapes or {}), dict(consts or {}))
-    tasks = extract(optimize(imported.module, chosen, exact), chosen)
-    if not tasks:
-        raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
+    tasks = _tasks(Path(model), chosen, shapes, consts, exact)
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(LogWriter(Path(tuning_logs) / chosen.name))
+    with LogWriter(Path(tuning_logs) / chosen.name) as log:
         notify({"event": "repaired", "lines": log.repaired})
-        devices = make_devices(where, chosen, settings)
-        fleet = Fleet(devices, lambda text: notify({"event": "note", "text": text}))
-        stack.callback(fleet.close)
-        session = fingerprint(chosen, where.runner, n_threads, devices[0].facts())
-        workers = make_builders(builders)
-        stack.callback(workers.close)
-        overlap = where.runner in ("ssh", "rpc")
-        tuner = Tuner(chosen, tasks, log, fleet, workers, session, notify, overlap)
-        recalled = tuner.recalled
-        notify(
-            {
-                "event": "start",
-                "target": chosen.name,
-                "log": str(log.folder),
-                "devices": fleet.names,
-                "builders": workers.name,
-                "threads": n_threads,
-                "peak_gflops": chosen.peak_gflops() * n_threads,
-                "recalled": recalled,
-                "budget": trials,
-                "tasks": [_description(task) for task in tasks],
-            }
-        )
-        tuner.run(trials if trials is not None else 1 << 30)
+        with _tuner(tasks, chosen, log, where, settings, builders, notify) as tuner:
+            recalled = tuner.recalled
+            tuner.run(trials if trials is not None else 1 << 30)
     tuned = tuple(_outcome(progress) for progress in tuner.tasks)
     known = [t for t in tuned if math.isfinite(t.default_seconds)]
     return TuneResult(
@@ -185,6 +154,65 @@ def tune(
         1e3 * sum(t.calls * t.default_seconds for t in known),
         1e3 * sum(t.calls * t.best_seconds for t in known),
     )
+
+
+def _tasks(
+    model: Path,
+    target: Target,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    consts: Mapping[str, np.ndarray] | None,
+    exact: bool,
+) -> list[Task]:
+    from compiler.frontend import import_model
+    from compiler.passes import optimize
+    from compiler.tuning.tasks import extract
+
+    imported = import_model(model, dict(shapes or {}), dict(consts or {}))
+    tasks = extract(optimize(imported.module, target, exact), target)
+    if not tasks:
+        raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
+    return tasks
+
+
+@contextlib.contextmanager
+def _tuner(
+    tasks: list[Task],
+    target: Target,
+    log: LogWriter,
+    where: Where,
+    settings: Settings,
+    builders: str | None,
+    notify: Callable[[Event], None],
+) -> Iterator[Tuner]:
+    """A tuner with all that it needs, which ends with it."""
+    from compiler.tuning.builders import make_builders
+    from compiler.tuning.fleet import Fleet
+    from compiler.tuning.session import fingerprint
+    from compiler.tuning.tuner import Tuner
+
+    with contextlib.ExitStack() as stack:
+        devices = make_devices(where, target, settings)
+        fleet = Fleet(devices, lambda text: notify({"event": "note", "text": text}))
+        stack.callback(fleet.close)
+        session = fingerprint(target, where.runner, settings.threads, devices[0].facts())
+        workers = make_builders(builders)
+        stack.callback(workers.close)
+        overlap = where.runner in ("ssh", "rpc")
+        tuner = Tuner(target, tasks, log, fleet, workers, session, notify, overlap)
+        notify(
+            {
+                "event": "start",
+                "target": target.name,
+                "log": str(log.folder),
+                "devices": fleet.names,
+                "builders": workers.name,
+                "threads": settings.threads,
+                "peak_gflops": target.peak_gflops() * settings.threads,
+                "recalled": tuner.recalled,
+                "tasks": [_description(task) for task in tasks],
+            }
+        )
+        yield tuner
 
 
 def _description(task: Task) -> dict[str, Any]:

@@ -33,6 +33,8 @@ TRANSFER_SECONDS = 60.0
 # The server ends the session first and says so; then the process that waits for it is killed.
 GRACE_SECONDS = 10.0
 PROBE_SECONDS = 30.0
+# TVM's server does not survive a session whose client goes away in the middle of a call.
+LAST_CALL_SECONDS = 5.0
 _VERSIONS = "apache-tvm==0.27.0.post1 and apache-tvm-ffi==0.1.14.post1"
 
 
@@ -116,7 +118,7 @@ class Worker:
     """A process that talks to a board, and may be killed when the board falls silent."""
 
     def __init__(self) -> None:
-        self._pool = WorkerPool(1)
+        self._pool = WorkerPool(1, LAST_CALL_SECONDS)
 
     def call(self, timeout: float, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result.

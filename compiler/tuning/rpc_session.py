@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+# Here, and not where they are needed: a call's time-out begins when its process has imported this.
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import rpc
 
 from compiler.tuning.measure import MAX_SAMPLES, SAMPLE_SECONDS, Settings, copies_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Bytes = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 
 GUARD, GUARD_BYTE = 64, 0xA5
 LIBRARY = "candidate.so"  # the server would look for a compiler if it were a .tar
@@ -109,8 +111,6 @@ def parse_buffer(line: str) -> Buffer:
 
 def input_bytes(buffer: Buffer) -> Bytes:
     """The same values as ``fill`` of device/measurer.c makes: splitmix64 of seed and index."""
-    import numpy as np
-
     if buffer.kind == "z":
         return np.zeros(buffer.nbytes, np.uint8)
     n = buffer.nbytes // 4 if buffer.kind == "f" else buffer.nbytes
@@ -132,8 +132,6 @@ def input_bytes(buffer: Buffer) -> Bytes:
 
 def initial_bytes(buffer: Buffer) -> Bytes:
     """A buffer with the guard behind it; memory that nobody writes is not a number."""
-    import numpy as np
-
     data = np.full(buffer.nbytes + GUARD, 0xFF, np.uint8)
     data[buffer.nbytes :] = GUARD_BYTE
     if buffer.role == "i":
@@ -176,8 +174,6 @@ def probe(address: Address, library: bytes, timeout: float) -> Lost | None:
 
 def free_boards(tracker: Address) -> tuple[int, int, tuple[str, ...]]:
     """Of the tracker's key: boards that nobody uses, and all; and the keys that it knows."""
-    from tvm import rpc
-
     # TVM's client would try for half a minute.
     socket.create_connection((tracker.host, tracker.port), timeout=10).close()
     summary = rpc.connect_tracker(tracker.host, tracker.port).summary()
@@ -188,8 +184,6 @@ def free_boards(tracker: Address) -> tuple[int, int, tuple[str, ...]]:
 
 def connect(address: Address, timeout: float) -> Any:
     """A session; the server ends it after ``timeout`` seconds."""
-    from tvm import rpc
-
     seconds = max(1, round(timeout))
     if not address.key:
         return rpc.connect(address.host, address.port, session_timeout=seconds)
@@ -202,8 +196,6 @@ def connect(address: Address, timeout: float) -> Any:
 
 
 def _measure(session: Any, job: Job) -> Timed | Refused:
-    import numpy as np
-
     settings = job.settings
     module, device = session.load_module(LIBRARY), session.cpu()
     buffers = [parse_buffer(line) for line in job.buffers]
@@ -233,8 +225,6 @@ def _measure(session: Any, job: Job) -> Timed | Refused:
 
 
 def _upload(data: Bytes, device: Any) -> Any:
-    import tvm
-
     return tvm.runtime.tensor(data, device)
 
 

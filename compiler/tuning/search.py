@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -67,6 +67,16 @@ class Search:
         promised = 1 - float(np.min(self._predicted[left])) / self.best
         # Trees do not promise less than they have seen; neighbours of the best may still give it.
         return max(promised, PRIOR_GAIN / 2) * self._trust
+
+    def prospects(self) -> Iterator[float]:
+        """``expected_gain`` of the next round and of those behind it, if none gains anything."""
+        gain = self.expected_gain()
+        yield gain
+        if self._predicted is None:
+            gain /= 2  # what is hoped for without a model
+        while True:
+            gain *= DAMPING
+            yield gain
 
     def propose(self, count: int) -> list[Values]:
         """Up to ``count`` decisions that are not measured yet; the default is the first of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class Task:
     nbytes: int
     n_inputs: int
 
+    @functools.cached_property
     def as_json(self) -> str:
         """The function for another process; see ``read_function``."""
         return tvm.ir.save_json(self.func)

@@ -108,6 +108,7 @@ class Tuner:
         self._fingerprint, self._notify, self._overlap = fingerprint, notify, overlap
         self.tasks = [Progress(task, Search(task.space)) for task in tasks]
         self.trials = 0
+        self._budget = 0
         for progress in self.tasks:
             self._recall(progress)
 
@@ -135,6 +136,7 @@ class Tuner:
 
     def run(self, trials: int) -> None:
         """Measure until the trials are spent or nothing promises enough."""
+        self._budget = trials
         self._log.add_fingerprint(self._fingerprint)
         new = [p for p in self.tasks if p.default not in p.search.measured]
         self._build([(progress, progress.default) for progress in new])
@@ -153,6 +155,22 @@ class Tuner:
     def seconds(self) -> float:
         """Of the tasks in one inference, with the best decisions."""
         return sum(p.seconds for p in self.tasks)
+
+    def trials_left(self) -> int | None:
+        """Trials until the end if no round gains anything; None before all defaults are known."""
+        if not all(p.search.measured for p in self.tasks):
+            return None
+        left = [max(0, self._wanted(p) - len(p.search.measured)) for p in self.tasks]
+        prospects = [p.search.prospects() for p in self.tasks]
+        promises = [p.seconds * next(gains) for p, gains in zip(self.tasks, prospects, strict=True)]
+        promises = [p if n else 0.0 for p, n in zip(promises, left, strict=True)]
+        expected, enough = 0, WORTHWHILE * self.seconds
+        while expected < self._budget and sum(promises) >= enough > 0:
+            i = promises.index(max(promises))
+            size = min(BATCH, left[i])
+            expected, left[i] = expected + size, left[i] - size
+            promises[i] = self.tasks[i].seconds * next(prospects[i]) if left[i] else 0.0
+        return min(expected, max(0, self._budget - self.trials))
 
     def _finish(self, trials: int) -> None:
         """Descend coordinate by coordinate where it may be felt."""
@@ -207,7 +225,7 @@ class Tuner:
         self, wanted: Sequence[tuple[Progress, Values]]
     ) -> Iterator[tuple[Progress, Candidate]]:
         requests = [
-            Request(p.task.as_json(), p.task.n_inputs, self._target, values) for p, values in wanted
+            Request(p.task.as_json, p.task.n_inputs, self._target, values) for p, values in wanted
         ]
         outcomes = self._builders.build(requests)
         for (progress, values), built in zip(wanted, outcomes, strict=True):
@@ -285,6 +303,7 @@ class Tuner:
                 "best": progress.search.best,
                 "default": progress.default_seconds,
                 "model_seconds": self.seconds,
+                "trials_left": self.trials_left(),
                 **facts,
             }
         )

@@ -37,9 +37,12 @@ class WorkerPool:
 
     Args:
         processes: workers.
+        patience: seconds that a worker has to end its call when it is not wanted any more. Without,
+            workers are killed, also by the end of this process.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, patience: float = 0.0) -> None:
+        self._patience = patience
         self._workers: set[_Worker] = set()
         self._own = threading.local()  # a thread's worker
         self._closed = False
@@ -62,7 +65,7 @@ class WorkerPool:
         for _ in range(MOST_STARTS):
             worker = getattr(self._own, "worker", None)
             if worker is None:
-                worker = self._own.worker = _Worker()
+                worker = self._own.worker = _Worker(self._patience)
                 self._workers.add(worker)
             if self._closed:
                 break
@@ -76,23 +79,29 @@ class WorkerPool:
         raise WorkerDiedError("the worker ended before it began")
 
     def close(self) -> None:
-        """End the workers, whatever they do."""
+        """End the workers, soon."""
         self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in list(self._workers):
-            worker.interrupt()
-        self._threads.shutdown()
+        interruption = threading.Timer(self._patience, self._interrupt)
+        interruption.start()
+        self._threads.shutdown(cancel_futures=True)
+        interruption.cancel()
         for worker in self._workers:
             worker.kill()
+
+    def _interrupt(self) -> None:
+        for worker in list(self._workers):
+            worker.interrupt()
 
 
 class _Worker:
     """One process."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        arguments = theirs, os.getpid(), not patience
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self.alive = True
@@ -134,14 +143,15 @@ class _Worker:
     def kill(self) -> None:
         """End the process; only for the thread that waits for it, or when there is none."""
         self.alive = False
+        self._pipe.close()  # ends it, unless it is busy
+        self._process.join(self._patience)
         self._process.kill()
         self._process.join()
-        self._pipe.close()
 
 
-def _serve(pipe: Connection, parent: int) -> None:
+def _serve(pipe: Connection, parent: int, killed: bool) -> None:
     """The worker: takes calls and answers whether they were good, and the result or what failed."""
-    _prepare(parent)
+    _prepare(parent, killed)
     with contextlib.suppress(EOFError, OSError):
         while True:
             function, args = pipe.recv()
@@ -153,11 +163,12 @@ def _serve(pipe: Connection, parent: int) -> None:
             pipe.send(answer)
 
 
-def _prepare(parent: int) -> None:
+def _prepare(parent: int, killed: bool) -> None:
     """Leave Ctrl-C to the parent, end with it, and take no more than a share of the memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if killed:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that took effect
         os._exit(1)
     with contextlib.suppress(ValueError):

@@ -104,8 +104,7 @@ def sweep(task: Task, target: Target, builders: LocalBuilders, fleet: Fleet) -> 
     default: Candidate | None = None
     for start in range(0, len(rows), BATCH):
         requests = [
-            Request(task.as_json(), task.n_inputs, target, row)
-            for row in rows[start : start + BATCH]
+            Request(task.as_json, task.n_inputs, target, row) for row in rows[start : start + BATCH]
         ]
         built = [c for c in builders.build(requests) if isinstance(c, Candidate)]
         default = default or built[0]

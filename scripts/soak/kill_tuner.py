@@ -42,14 +42,20 @@ MARK = "EDGECC_SOAK"  # in the environment of all that a run starts
 
 
 class Board:
-    """TVM's RPC server, started again when it was killed."""
+    """TVM's RPC server, started again when it was killed.
+
+    And when a client was: that may take the thread of the stock server along that accepts sessions.
+    """
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
         self.output = folder / "server.log"
+        self._over, self._lock = threading.Event(), threading.Lock()
         self.start()
+        self._watch = threading.Thread(target=self._restart_when_deaf)
+        self._watch.start()
 
     def start(self) -> None:
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--port-end", str(self.port + 1)]
@@ -70,8 +76,25 @@ class Board:
             assert self.process.poll() is None, self.output.read_text()
             time.sleep(0.1)
 
+    def _restart_when_deaf(self) -> None:
+        while not self._over.wait(0.5):
+            if "Exception in thread" in self.output.read_text():
+                self.restart()
+
+    def restart(self) -> None:
+        """As a board does that lost its power."""
+        with self._lock:
+            self.kill()
+            self.start()
+
+    def close(self) -> None:
+        """End it for good."""
+        self._over.set()
+        self._watch.join()
+        self.kill()
+
     def kill(self) -> None:
-        """With its sessions, as when a board loses its power."""
+        """With its sessions."""
         process = psutil.Process(self.process.pid)
         for one in [process, *process.children(recursive=True)]:
             one.kill()
@@ -165,8 +188,7 @@ class Run:
         name = self.rng.choice(names)
         if name == "server":
             assert self.board is not None
-            self.board.kill()
-            self.board.start()
+            self.board.restart()
         else:
             self.rng.choice(helpers[name]).kill()
         self.killed[name] += 1
@@ -244,7 +266,7 @@ def soak(kills: int, seed: int, folder: Path, share_rpc: float = 0.5) -> Counter
         assert not logs.exists() or load_as_database(logs) >= reported
     finally:
         if board is not None:
-            board.kill()
+            board.close()
     return killed
 
 

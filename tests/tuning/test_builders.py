@@ -16,6 +16,7 @@ from compiler.tuning import builders
 from compiler.tuning.builders import DaskBuilders, LocalBuilders
 from compiler.tuning.candidates import Candidate, Request
 from compiler.tuning.tasks import extract
+from compiler.tuning.workers import WorkerDiedError, WorkerPool
 from tests.tuning.models import small_network
 
 TARGET = load_target("x86_64_v3")
@@ -28,7 +29,7 @@ def task(tmp_path_factory):
 
 
 def requests(task, rows):
-    return [Request(task.as_json(), task.n_inputs, TARGET, row) for row in rows]
+    return [Request(task.as_json, task.n_inputs, TARGET, row) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,20 @@ def test_closing_leaves_no_worker(task):
     pool.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_closing_waits_for_a_call_as_long_as_was_said():
+    """TVM's RPC server does not survive a client that is killed in a call."""
+    outcomes = []
+    for patience in (30.0, 0.0):
+        pool = WorkerPool(1, patience)
+        pool.schedule(os.getpid).result()
+        call = pool.schedule(time.sleep, (2.0,))
+        time.sleep(0.5)
+        pool.close()
+        outcomes.append(call.exception())
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], WorkerDiedError)
 
 
 @pytest.mark.slow

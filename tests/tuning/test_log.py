@@ -130,7 +130,7 @@ def test_meta_schedule_reads_and_replays_the_records(target, tmp_path):
         log.add_fingerprint(LOCAL)
         for task in extract(module, target):
             values = task.space.rows[-1]
-            built = build(Request(task.as_json(), task.n_inputs, target, values))
+            built = build(Request(task.as_json, task.n_inputs, target, values))
             text = compact(workload_as_json(task.func)[1])
             log.add(task.key, text, built.record, values, [1e-3], LOCAL)
             assert log.of(task.key)[0].values == values

@@ -35,7 +35,7 @@ def log_last_decisions(model, folder, name, versions=VERSIONS, runner="local"):
         log.add_fingerprint(session)
         for task in extract(optimize(import_model(model).module, target), target):
             for row, seconds in ((task.space.rows[0], 2e-3), (task.space.rows[-1], 1e-3)):
-                built = build(Request(task.as_json(), task.n_inputs, target, row))
+                built = build(Request(task.as_json, task.n_inputs, target, row))
                 module = compact(workload_as_json(task.func)[1])
                 log.add(task.key, module, built.record, row, [seconds], session)
             chosen[task.template] = built.decision

@@ -199,7 +199,7 @@ def test_emulated_times_are_counts(target, tmp_path):
     module = optimize(import_model(small_network(tmp_path / "small.onnx")).module, target)
     task = extract(module, target)[0]
     first, last = (
-        build(Request(task.as_json(), task.n_inputs, target, task.space.rows[i])) for i in (0, -1)
+        build(Request(task.as_json, task.n_inputs, target, task.space.rows[i])) for i in (0, -1)
     )
     device = EmulatedDevice(target, dataclasses.replace(QUICK, threads=1))
     try:
@@ -221,7 +221,7 @@ def test_inputs_arrive_in_the_order_of_the_schedule(tmp_path):
         for task in tasks:
             rows = [task.space.rows[0], task.space.rows[len(task.space.rows) // 2]]
             for i, row in enumerate(rows):
-                built = build(Request(task.as_json(), task.n_inputs, target, row))
+                built = build(Request(task.as_json, task.n_inputs, target, row))
                 assert device.measure(built, i == 0).error < 1e-5
     finally:
         device.close()

@@ -220,6 +220,18 @@ def test_a_flat_model_stops_early(tasks, tmp_path):
     assert tuner.trials < sum(min(TRIALS_A_TASK, len(t.space.rows)) for t in tasks)
 
 
+def test_the_end_can_be_foreseen(tasks, tmp_path):
+    """Where no round gains anything, from the moment that all defaults are known."""
+    _, events = tune(tmp_path, tasks, [FakeDevice(lambda values: 1e-3)])
+    left = [e["trials_left"] for e in events if e["event"] == "measured"]
+    assert left[: len(tasks) - 1] == [None] * (len(tasks) - 1)
+    spent = len(left) - len(tasks)
+    assert spent / 2 <= left[len(tasks) - 1] <= 2 * spent
+    assert min(left[len(tasks) - 1 :]) < 8
+    _, events = tune(tmp_path / "short", tasks, [FakeDevice(by_sum)], trials=len(tasks) + 5)
+    assert next(e["trials_left"] for e in events if e.get("trials_left") is not None) <= 5
+
+
 def test_a_lost_board_does_not_stop_the_others(tasks, tmp_path):
     calls = []
 
@@ -251,7 +263,7 @@ def test_a_board_that_comes_back_goes_on(tasks, tmp_path):
 def test_a_candidate_that_takes_boards_down_is_given_up(tasks):
     rows = tasks[0].space.rows[:3]
     default, killer, good = FakeBuilders().build(
-        [Request(tasks[0].as_json(), tasks[0].n_inputs, TARGET, row) for row in rows]
+        [Request(tasks[0].as_json, tasks[0].n_inputs, TARGET, row) for row in rows]
     )
     device = FakeDevice(lambda row: DeviceLostError("gone") if row == rows[1] else by_sum(row))
     measured = Fleet([device], print).measure(default, [default, killer, good])
