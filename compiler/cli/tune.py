@@ -182,12 +182,14 @@ def _print(result: TuneResult) -> None:
         )
     if not known:
         return
+    kept, lost = (sum(task.tensorized[i] for task in result.tasks) for i in (0, 1))
     rate = result.trials / result.seconds if result.seconds else 0.0
     console.pairs(
         [
             ("log", str(result.log)),
             ("tasks", f"{len(result.tasks)}, of {result.recalled} the log knew enough"),
             ("trials", f"{result.trials} in {result.seconds:.0f} s, {rate:.1f} a second"),
+            *([("tensorised", f"{kept} candidates, {lost} left out")] if kept + lost else []),
             (
                 "time",
                 f"{result.default_ms:.3f} -> {result.best_ms:.3f} ms "

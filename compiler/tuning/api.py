@@ -59,6 +59,8 @@ class TunedTask:
         default_seconds, best_seconds: of one call; infinite where the default can't be measured.
         chosen: the decision; "" where it is the default or comes from the log.
         history: best seconds after each trial.
+        tensorized: candidates beside the default that used the same intrinsic as it, and those that
+            did not and were left out; none of an operator without one.
     """
 
     label: str
@@ -69,6 +71,7 @@ class TunedTask:
     best_seconds: float
     chosen: str
     history: tuple[float, ...]
+    tensorized: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,7 @@ def _outcome(progress: Progress) -> TunedTask:
         progress.search.best,
         progress.chosen,
         tuple(progress.history),
+        progress.tensorized,
     )
 
 

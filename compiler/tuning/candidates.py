@@ -49,6 +49,7 @@ class Candidate:
         digest: of the kernel's code: equal code need not be measured twice.
         decision: what a person reads.
         record: MetaSchedule's trace, target and argument descriptions, as JSON, and the template.
+        intrinsic: that the loops were tensorised with; "" for none.
     """
 
     values: tuple[int, ...]
@@ -58,6 +59,7 @@ class Candidate:
     digest: str
     decision: str
     record: dict[str, Any]
+    intrinsic: str = ""
 
 
 def build(request: Request) -> Candidate:
@@ -87,6 +89,7 @@ def build(request: Request) -> Candidate:
         hashlib.sha256(code + repr(buffers).encode()).hexdigest(),
         kernel.report.get("decision", str(request.values)),
         {**_record(func, choose.schedule, request.target), "template": kernel.report["template"]},
+        kernel.report.get("intrinsic", ""),
     )
 
 

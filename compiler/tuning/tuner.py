@@ -44,6 +44,7 @@ class Progress:
         built: candidates that were measured; the default's outputs are what others' are compared
             with.
         codes: digest of a kernel's code -> seconds.
+        tensorized: candidates with the default's intrinsic, and those that had lost it.
     """
 
     task: Task
@@ -53,6 +54,7 @@ class Progress:
     chosen: str = ""
     built: dict[Values, Candidate] = field(default_factory=dict)
     codes: dict[str, float] = field(default_factory=dict)
+    tensorized: tuple[int, int] = (0, 0)
     touched: bool = False  # since the log was opened
 
     @property
@@ -251,7 +253,14 @@ class Tuner:
         """What is to be measured: the same code as before need not."""
         yield from (progress.built[values] for values in rows if values in progress.built)
         missing = [(progress, values) for values in rows if values not in progress.built]
+        intrinsic = progress.built[progress.default].intrinsic
         for _, built in self._building(missing):
+            kept, lost = progress.tensorized
+            if intrinsic and built.intrinsic != intrinsic:
+                progress.tensorized = kept, lost + 1
+                self._skip(progress, built.values, math.inf, f"does without {intrinsic}")
+                continue
+            progress.tensorized = kept + bool(intrinsic), lost
             if built.digest in progress.codes:
                 self._skip(progress, built.values, progress.codes[built.digest], "same code")
             else:

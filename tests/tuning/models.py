@@ -47,6 +47,7 @@ class FakeBuilders(Builders):
     Args:
         broken: values that can't be built.
         same: values -> values whose code they share.
+        plain: values that do without the intrinsic.
     """
 
     name = "nobody"
@@ -55,8 +56,9 @@ class FakeBuilders(Builders):
         self,
         broken: Sequence[tuple[int, ...]] = (),
         same: dict[tuple[int, ...], tuple[int, ...]] | None = None,
+        plain: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
-        self.broken, self.same = broken, same or {}
+        self.broken, self.same, self.plain = broken, same or {}, plain
         self.built: list[tuple[int, ...]] = []
 
     def build(self, requests: Sequence[Request]):
@@ -85,6 +87,7 @@ class FakeBuilders(Builders):
                 f"{hash((request.function, code))}",
                 f"decision {request.values}",
                 record,
+                "" if self.plain is None or request.values in self.plain else "dot",
             )
 
     def close(self) -> None:

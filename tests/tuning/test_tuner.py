@@ -164,6 +164,26 @@ def test_chance_does_not_make_a_winner(tasks, tmp_path):
     assert tuner.tasks[0].search.best_values == tasks[0].space.rows[0]
 
 
+def test_counts_are_not_repeated(tasks, tmp_path):
+    emulated = Fingerprint("emulated", {}, dict(VERSIONS))
+    device = FakeDevice(by_sum)
+    _, events = tune(tmp_path, tasks[:1], [device], trials=4, fingerprint=emulated)
+    assert len(device.measured) == len(set(device.measured))
+    assert not any(e["event"] == "confirmed" for e in events)
+
+
+def test_candidates_stay_tensorised(tasks, tmp_path):
+    rows = tasks[0].space.rows
+    plain, device = rows[-3:], FakeDevice(by_sum)
+    tuner, events = tune(tmp_path, tasks[:1], [device], builders=FakeBuilders(plain=plain))
+    (progress,) = tuner.tasks
+    kept, lost = progress.tensorized
+    assert not set(plain) & set(device.measured)
+    assert lost == sum("does without dot" in e.get("reason", "") for e in events) > 0
+    assert kept == len(set(device.measured)) - 1
+    assert progress.search.best_values not in plain
+
+
 def test_same_code_is_measured_once(tasks, tmp_path):
     rows = tasks[0].space.rows
     device = FakeDevice(by_sum)
