@@ -29,6 +29,7 @@ from schedules.blocks import (
     extent,
     iterations,
     partition_tail,
+    schedule_stage,
     spread,
 )
 from schedules.choices import Chooser, nearby
@@ -45,6 +46,7 @@ def schedule(
 ) -> str:
     """Schedule an anchor of ``integer_ops.conv2d``; returns the decision."""
     problem = _describe(sch, anchored, dot)
+    joins_pixels = _join_pixels(sch, anchored)
     blocking = choose(sch, _best(target, problem), _promising(target, problem))
     tile = blocking.tile
     _rearrange_weights(sch, anchored, problem, dot, tile.columns)
@@ -66,7 +68,8 @@ def schedule(
     if parts is None:
         sch.compute_at(anchored.anchor, part, preserve_unit_loops=True)
     sums = parts.block if parts else anchored.anchor
-    first = _unroll_tile(sch, target, sums, problem, blocking, dot)
+    shares = problem.shares(tile, target.vector.registers)
+    first = _unroll_tile(sch, sums, problem, dot, None if joins_pixels else shares)
     sch.vectorize(lane)
     sch.unroll(ow_inner)
     spread(sch, outer, macs, parallel_grain(target))
@@ -74,6 +77,20 @@ def schedule(
         use_intrinsic(sch, anchored.anchor, dot.collect, parts.outermost)
     use_intrinsic(sch, sums, dot.name, first, loops=3 if parts else 2)
     return f"tile {tile.rows}x{tile.columns}, chunk {blocking.chunk}, block {blocking.block}"
+
+
+def _join_pixels(sch: s_tir.Schedule, anchored: Anchored) -> bool:
+    """Let rows lie as [pixel * channel], where a group is of several pixels."""
+    anchor = sch.get(anchored.anchor)
+    channels = int(anchor.reads[0].source.ty.shape[4])
+    if channels % int(anchor.iter_vars[-1].dom.extent) == 0:
+        return False
+    if not anchored.stages:
+        schedule_stage(sch, sch.cache_read(anchored.anchor, 0, "global"))
+    sch.transform_layout(
+        anchored.anchor, ("read", 0), lambda n, b, h, w, c: (n, b, h, 0 * w, w * channels + c)
+    )
+    return True
 
 
 def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
@@ -85,7 +102,7 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
     # How far one step of oh, ow and kw moves in the input.
     axes = axes_of(sch, anchored.anchor)
     down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (-7, -6, -2))
-    per_pixel = shape[4] // group
+    per_pixel = max(1, shape[4] // group)
     return Problem(
         batch,
         height,
@@ -137,14 +154,14 @@ def _rearrange_weights(
 
 
 def _unroll_tile(
-    sch: s_tir.Schedule,
-    target: Target,
-    anchor: Block,
-    problem: Problem,
-    blocking: Blocking,
-    dot: Dot,
+    sch: s_tir.Schedule, anchor: Block, problem: Problem, dot: Dot, shares: bool | None
 ) -> Loop:
-    """Order and unroll the loops of a tile; returns the outermost reducing one."""
+    """Order and unroll the loops of a tile; returns the outermost reducing one.
+
+    Args:
+        shares: whether the taps of a kernel row use one set of loaded pixels; None where pixels
+            are no vectors.
+    """
     if dot.collect:
         *_, lane, n, c, h, w, vector, step, kh, kw, high, low = sch.get_loops(anchor)
         sch.reorder(n, c, h, lane)
@@ -155,12 +172,12 @@ def _unroll_tile(
         groups = [group]
     block, step = sch.split(step, [None, problem.lanes])
     sch.reorder(block, kh, kw, step, vector, w, lane, *groups)
-    shares = problem.shares(blocking.tile, target.vector.registers)
-    inputs = sch.cache_read(anchor, 0, "global")
-    sch.compute_at(inputs, kh if shares else kw, preserve_unit_loops=True)
-    *_, pixel, channel = sch.get_loops(inputs)
-    sch.vectorize(channel)
-    sch.unroll(pixel)
+    if shares is not None:
+        inputs = sch.cache_read(anchor, 0, "global")
+        sch.compute_at(inputs, kh if shares else kw, preserve_unit_loops=True)
+        *_, pixel, channel = sch.get_loops(inputs)
+        sch.vectorize(channel)
+        sch.unroll(pixel)
     for loop in [kw, step, vector, w] if shares else [step, vector, w]:
         sch.unroll(loop)
     return block

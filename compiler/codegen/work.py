@@ -8,13 +8,18 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.passes.packed_ops import PRODUCTS
+
 
 def multiply_accumulates(func: tirx.PrimFunc) -> int:
-    """Multiply-accumulates of one call: iterations of reduction blocks that multiply."""
+    """Multiply-accumulates of one call: iterations of blocks that reduce products, or say so."""
     total = 0
     for block in _blocks(func):
         has_reduction = any(v.iter_type == tirx.IterVar.CommReduce for v in block.iter_vars)
-        if has_reduction and _contains_multiply(block.body):
+        products = int(block.annotations.get(PRODUCTS, 0))
+        if products:
+            total += products * math.prod(int(v.dom.extent) for v in block.iter_vars)
+        elif has_reduction and _contains_multiply(block.body):
             total += math.prod(int(v.dom.extent) for v in block.iter_vars)
     return total
 

@@ -24,6 +24,10 @@ class DotLayout:
         operand: what the products take; "int16" where the activations are widened beforehand.
         most_neighbours: bound of the sum of two neighbouring weights, and of its negative; None
             where all weights will do.
+        fewest: channels that an input of few may have in a block; where that is no whole group,
+            one takes neighbouring pixels of a row, too, and weights for those taps.
+        pairs_taps: whether products of int8 add up in int16 (widening multiply-adds), as depthwise
+            convolutions want.
     """
 
     block: int
@@ -31,6 +35,14 @@ class DotLayout:
     activation: str
     operand: str
     most_neighbours: int | None = None
+    fewest: int = 0
+    pairs_taps: bool = False
+
+    def input_block(self, channels: int, dilation: int) -> int:
+        """Channels that lie together in an input that is packed for this."""
+        if channels <= self.fewest and dilation == 1:
+            return self.fewest
+        return min(-(-channels // self.group) * self.group, self.block)
 
     def takes(self, weight: np.ndarray) -> bool:
         """Whether sums are exact for int8 weights [OC, IC, ...]."""
@@ -69,8 +81,8 @@ def _x86(target: Target) -> tuple[DotLayout, ...]:
 
 def _neon(target: Target) -> tuple[DotLayout, ...]:
     if "+dotprod" in target.features:
-        return (DotLayout(16, 4, "int8", "int8"),)
-    return (DotLayout(16, 16, "int8", "int8"),)
+        return (DotLayout(16, 4, "int8", "int8", pairs_taps=True),)
+    return (DotLayout(16, 16, "int8", "int8", fewest=4, pairs_taps=True),)
 
 
 def _riscv(target: Target) -> tuple[DotLayout, ...]:

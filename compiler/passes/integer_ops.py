@@ -18,8 +18,9 @@ def conv2d(
     """Convolution of 8-bit integers.
 
     Args:
-        x: [N, ICb, H, W, ci] of ``layout.activation``; ci is a multiple of ``layout.group``.
-        weight: int8 [OCb, steps, KH, KW, c, group], zeros for channels that are none.
+        x: [N, ICb, H, W, ci] of ``layout.activation``; ci is a multiple of ``layout.group``, or
+            all channels of one of several pixels that make a group.
+        weight: int8 [OCb, steps, KH, KW, c, group], zeros for channels (and pixels) that are none.
         bias: int32 [1, OCb, 1, 1, c].
         zero: what x is padded with.
 
@@ -29,7 +30,11 @@ def conv2d(
     n, _, height, width, ci = (int(d) for d in x.shape)
     oc_blocks, steps, kh, kw, c, group = (int(d) for d in weight.shape)
     oh, ow = window.output_size(height, width)
-    padded = _operand(x, window.pads, zero, layout)
+    pads = window.pads
+    if ci % group:
+        reach = (ow - 1) * window.strides[1] + steps * group // ci
+        pads = (*pads[:3], max(pads[3], reach - width - pads[1]))
+    padded = _operand(x, pads, zero, layout)
     r_outer = te.reduce_axis((0, steps), name="step")
     r_h = te.reduce_axis((0, kh), name="kh")
     r_w = te.reduce_axis((0, kw), name="kw")
@@ -38,8 +43,13 @@ def conv2d(
     per_block = ci // group
 
     def element(i, j, h, w, k):
-        lane = r_outer % per_block * group + r_inner
-        value = padded[i, r_outer // per_block, h * sh + r_h * dh, w * sw + r_w * dw, lane]
+        row, column = h * sh + r_h * dh, w * sw + r_w * dw
+        if ci % group:
+            lane = r_outer * group + r_inner
+            value = padded[i, 0, row, column + lane // ci, lane % ci]
+        else:
+            lane = r_outer % per_block * group + r_inner
+            value = padded[i, r_outer // per_block, row, column, lane]
         factor = weight[j, r_outer, r_h, r_w, k, r_inner]
         product = value.astype("int32") * factor.astype("int32")
         return te.sum(product, axis=[r_outer, r_h, r_w, r_inner])
@@ -176,7 +186,13 @@ def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
 
     Args:
         ci: block of the activations; input channels are padded to whole blocks.
+
+    Where a block is no whole group the taps of a row join its channels: [KH, 1] remain.
     """
+    if ci % layout.group:
+        weight = np.pad(weight, [(0, 0), (0, ci - weight.shape[1]), (0, 0), (0, 0)])
+        weight = weight.transpose(0, 3, 1, 2).reshape(len(weight), -1, weight.shape[2], 1)
+        ci = layout.group
     oc, ic, kh, kw = weight.shape
     c = layout.block
     weight = np.pad(weight, [(0, -oc % c), (0, -ic % ci), (0, 0), (0, 0)])

@@ -9,13 +9,14 @@ joins the bias. Where x is padded, it is padded with z.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 
-from compiler.passes import integer_ops, packed_ops
+from compiler.passes import integer_depthwise, integer_ops, packed_ops
 from compiler.passes.channel_sums import MAX_INT32, channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.packed_followers import PackedFollowers
@@ -61,6 +62,7 @@ class Sums:
         scale: float32 [OC].
         limit: bound of the magnitude of sum + bias, for each channel.
         shape: logical shape of the result.
+        depthwise: each channel for itself; weight is [OC, 1, KH, KW].
     """
 
     x: Packed
@@ -72,6 +74,13 @@ class Sums:
     limit: np.ndarray
     window: Window
     shape: tuple[int, ...]
+    depthwise: bool = False
+
+    def compute(self, x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
+        """int32 sums + bias."""
+        if self.depthwise:
+            return integer_depthwise.depthwise_conv2d(x, weight, bias, self.window, self.zero)
+        return integer_ops.conv2d(x, weight, bias, self.window, self.zero, self.dot)
 
 
 class IntegerFollowers(PackedFollowers):
@@ -193,7 +202,7 @@ class IntegerFollowers(PackedFollowers):
         dot = next((d for d in dots if stored is not None and d.takes(stored)), None)
         if dot is None or stored is None:
             return None
-        x = self._operand(data.stored, dot)
+        x = self._operand(data.stored, dot, window.dilation[1])
         if stored.ndim == 3:
             stored = stored[:, :, None, :]
         found = channel_sums(stored, weight.quantum, data.quantum)
@@ -202,22 +211,19 @@ class IntegerFollowers(PackedFollowers):
         zero = int(data.quantum.zero_point)
         return Sums(x, dot, zero, stored, *found, window, shape_of(call))
 
-    def _operand(self, data: Packed | relax.Expr, dot: DotLayout) -> Packed:
+    def _operand(self, data: Packed | relax.Expr, dot: DotLayout, dilation: int) -> Packed:
         """Bytes whose channels lie in whole groups."""
         if isinstance(data, Packed):
             if data.order is None and data.block % dot.group == 0:
                 return data
             data = unpack(self.builder, data)
-        channels = shape_of(data)[1]
-        few = -(-channels // dot.group) * dot.group
-        return pack(self.builder, data, min(few, dot.block))
+        return pack(self.builder, data, dot.input_block(shape_of(data)[1], dilation))
 
     def _emit_sums(self, sums: Sums) -> Packed:
         """As real numbers."""
 
         def compute(x, weight, bias, scale):
-            total = integer_ops.conv2d(x, weight, bias, sums.window, sums.zero, sums.dot)
-            return integer_ops.scaled(total, scale)
+            return integer_ops.scaled(sums.compute(x, weight, bias), scale)
 
         return self._emit_conv2d(sums, compute, sums.scale)
 
@@ -229,16 +235,20 @@ class IntegerFollowers(PackedFollowers):
         zero = int(quantum.zero_point)
 
         def compute(x, weight, bias, scale):
-            total = integer_ops.conv2d(x, weight, bias, sums.window, sums.zero, sums.dot)
+            total = sums.compute(x, weight, bias)
             return integer_ops.requantize(total, scale, zero, quantum.dtype)
 
         return self._emit_conv2d(sums, compute, scale)
 
     def _emit_conv2d(self, sums: Sums, compute, scale: np.ndarray) -> Packed:
         pointwise = sums.window == Window((1, 1), (1, 1), (0, 0, 0, 0), sums.window.dilation)
-        x = sums.x.viewed(self.builder, pointwise)
-        like = Packed(x.expr, sums.shape, sums.dot.block, pointwise)
-        weight = integer_ops.pack_weight(sums.weight, sums.dot, x.block)
+        x = sums.x.viewed(self.builder, pointwise and not sums.depthwise)
+        if sums.depthwise:
+            like = Packed(x.expr, sums.shape, x.block)
+            weight = integer_depthwise.pack_weight(sums.weight, x.block)
+        else:
+            like = Packed(x.expr, sums.shape, sums.dot.block, pointwise)
+            weight = integer_ops.pack_weight(sums.weight, sums.dot, x.block)
         per_channel = (
             _per_channel(sums.bias.astype("int32"), like),
             _per_channel(scale.astype("float32"), like),
@@ -248,16 +258,19 @@ class IntegerFollowers(PackedFollowers):
             x.expr,
             relax.const(weight),
             *per_channel,
-            primfunc_name_hint="conv2d",
+            primfunc_name_hint="depthwise_conv2d" if sums.depthwise else "conv2d",
             primfunc_attrs=FUSABLE,
         )
         self.births[result] = len(self.births)
         return replace(like, expr=result)
 
-    def integer_depthwise(self, call: relax.Call, window: Window, groups: int) -> Packed | None:
-        """Depthwise convolution of stored integers, in float: exact, and as fast as in integers.
+    def integer_depthwise(
+        self, call: relax.Call, window: Window, groups: int
+    ) -> Packed | Sums | None:
+        """Depthwise convolution of stored integers.
 
-        Neighbouring channels share no inputs, so that there are no sums for one instruction.
+        Neighbouring channels share no inputs, so that there are no sums for one instruction. Where
+        products are not of int8 by int8 either, float is exact and as fast.
         """
         data, weight = self.raw(call.args[0]), self.constant(call.args[1])
         if not isinstance(data, Quantized) or weight is None or not data.quantum.per_tensor:
@@ -267,6 +280,9 @@ class IntegerFollowers(PackedFollowers):
             return None
         if not groups == shape[1] == stored.shape[1] or weight.shape[1] != 1:
             return None
+        sums = self._depthwise_sums(call, data, window)
+        if sums is not None:
+            return sums
         x = stored.viewed(self.builder, collapsed=False)
         zero = int(data.quantum.zero_point)
         weight = spread_channels(weight * data.quantum.scale, 0, x.block, None)
@@ -286,6 +302,25 @@ class IntegerFollowers(PackedFollowers):
         )
         self.births[result] = len(self.births)
         return Packed(result, shape, x.block)
+
+    def _depthwise_sums(self, call: relax.Call, data: Quantized, window: Window) -> Sums | None:
+        weight = self.raw(call.args[1])
+        dot = next((d for d in self.dots if d.pairs_taps), None)
+        if dot is None or data.quantum.dtype != "int8" or not isinstance(weight, Quantized):
+            return None
+        if isinstance(weight.stored, Packed) or not isinstance(data.stored, Packed):
+            return None
+        stored = stored_weight(weight.stored, weight.quantum, 0)
+        if stored is None or stored.min() < -127:
+            return None
+        if math.prod(window.kernel) > integer_depthwise.MAX_TAPS:
+            return None
+        stored = stored.reshape(len(stored), 1, *window.kernel)
+        found = channel_sums(stored, weight.quantum, data.quantum)
+        if found is None:
+            return None
+        zero = int(data.quantum.zero_point)
+        return Sums(data.stored, dot, zero, stored, *found, window, shape_of(call), depthwise=True)
 
 
 def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:

@@ -15,6 +15,8 @@ from compiler.frontend.response_norm import ResponseNorm
 from compiler.passes.channel_order import ChannelOrder, blocks_of
 
 ANCHOR = "edgecc.anchor"
+# Block annotation: multiply-accumulates of one element, where no reduction counts them.
+PRODUCTS = "edgecc.products"
 # How many groups a convolution has: neighbouring blocks of different groups read different inputs.
 GROUPS = "edgecc.groups"
 # FuseOps lets element-wise consumers join a function of this pattern.

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compiler.target import load_target
 from tests.networks.check import compile_onnx, runner_of
 
-TARGETS = ("host", "x86_64", "x86_64_v4", "x86_64_vnni")
+TARGETS = ("host", "x86_64", "x86_64_v4", "x86_64_vnni", "arm_cortex_a72", "arm_cortex_a76")
 
 
 class Graph:

@@ -21,6 +21,7 @@ CASES = {
     "window": (16, 24, 9, 11, 3, 1, 1, 1),
     "stride": (8, 8, 11, 13, 3, 2, 1, 1),
     "first_layer": (3, 16, 12, 12, 3, 2, 1, 1),
+    "few_channels": (3, 8, 8, 16, 5, 1, 0, 1),
     "ragged_channels": (20, 13, 6, 5, 3, 1, 1, 1),
     "dilated": (8, 16, 12, 9, 3, 1, 2, 2),
     "wide_row": (8, 16, 1, 37, 1, 1, 0, 1),
@@ -35,7 +36,7 @@ class Problem:
         ic, oc, height, width, k, stride, pad, dilation = case
         rng = np.random.default_rng(seed)
         low, high = (0, 255) if layout.activation == "uint8" else (-128, 127)
-        block = min(-(-ic // layout.group) * layout.group, layout.block)
+        block = layout.input_block(ic, dilation)
         self.layout, self.oc, self.zero = layout, oc, low + 3
         self.window = Window((k, k), (stride, stride), (pad,) * 4, (dilation, dilation))
         x = rng.integers(low, high + 1, (1, ic, height, width))
