@@ -176,14 +176,18 @@ class _Build:
     progress: Progress
 
     def golden(self, samples: Mapping[str, np.ndarray] | None) -> Golden | None:
-        """Inputs and outputs of the float model, where verification is asked for."""
+        """Inputs and outputs of the model as it was given, where verification is asked for."""
         if not self.verify:
             return None
         from compiler.golden import make_golden
+        from compiler.quantize.golden import tolerate_rounding
+        from compiler.quantize.reference_model import is_quantized
 
         self.progress("reference outputs", 0, 1)
         inputs, outputs = self.imported.inputs, self.imported.outputs
-        return make_golden(self.model, inputs, outputs, self.consts, samples)
+        quantized = is_quantized(self.model)
+        golden = make_golden(self.model, inputs, outputs, self.consts, samples, quantized)
+        return tolerate_rounding(golden, self.simplified, inputs) if quantized else golden
 
     def quantize(self, request: Request) -> _QuantizedBuild:
         from compiler.quantize.data import open_data

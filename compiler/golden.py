@@ -27,12 +27,14 @@ def make_golden(
     outputs: tuple[TensorInfo, ...],
     consts: Mapping[str, np.ndarray],
     samples: Mapping[str, np.ndarray] | None = None,
+    quantized: bool = False,
 ) -> Golden:
     """Runs the model in ONNX Runtime, or in onnx's own reference where that is not installed.
 
     Args:
         consts: values of the graph inputs that were compiled in.
         samples: real data by input name, first axis the sample; used where they fit.
+        quantized: the model computes with integers: no kernels for them that saturate.
 
     The tolerance is 1e-4, or more for a model that amplifies rounding: 4 times what the reference's
     own outputs move when each input moves by one bit.
@@ -43,7 +45,7 @@ def make_golden(
     """
     given = _typed(model, consts)
     problem = ""
-    for run, reference in _references(model):
+    for run, reference in _references(model, quantized):
         finished = False
         for candidate in _candidates(inputs, samples):
             try:
@@ -139,20 +141,26 @@ def _candidates(
     yield random_inputs(inputs, low=0.1)  # for Log, Sqrt, Acos and their like
 
 
-def _references(model: Path) -> Iterator[tuple]:
+def _references(model: Path, quantized: bool) -> Iterator[tuple]:
     with contextlib.suppress(Exception):  # not installed, or an operator that it does not know
-        yield _onnxruntime(model), "ONNX Runtime " + metadata.version("onnxruntime")
+        yield _onnxruntime(model, quantized), "ONNX Runtime " + metadata.version("onnxruntime")
     yield _onnx_reference(model), "onnx.reference " + metadata.version("onnx")
 
 
-def _onnxruntime(model: Path):
+def _onnxruntime(model: Path, quantized: bool):
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # the same bits on every machine
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    source: str | bytes = str(model)
+    if quantized:
+        from compiler.quantize.reference_model import exact_model
+
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        source = exact_model(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     declared = {argument.name for argument in session.get_inputs()}
     declared |= {argument.name for argument in session.get_overridable_initializers()}
 

@@ -18,7 +18,8 @@ from compiler.passes.packed_values import shape_of
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, quantum_of
 from compiler.quantize.reference_ops import EVALUATORS
 
-Disturbance = Callable[[np.ndarray, Quantum], np.ndarray]
+# What is about to be rounded, and to which integers; None for the operator "round".
+Disturbance = Callable[[np.ndarray, Quantum | None], np.ndarray]
 
 
 def evaluate(
@@ -87,12 +88,14 @@ class Evaluator:
                 return quantum.quantize64(disturb(x, quantum))
             return quantum.dequantize64(x)
         arguments = [self._value(a, values, disturb) for a in call.args]
+        if name == "relax.round":  # quantisation by scales known at run time alone
+            arguments = [np.asarray(disturb(arguments[0], None))]
         evaluate_ = EVALUATORS.get(name)
         if evaluate_ is not None:
             with np.errstate(all="ignore"):
                 result = evaluate_(call, *arguments)
             if result is not None:
-                return result.reshape(shape_of(call))
+                return np.asarray(result).reshape(shape_of(call))
         return self._stock(call, arguments)
 
     def _stock(self, call: relax.Call, arguments: list[Any]) -> Any:

@@ -45,6 +45,7 @@ def _ints(values: Any) -> list[int]:
 
 def convolution(call: relax.Call, x: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
     """Grouped convolution by one product of matrices a group."""
+    x, weights = _summable(x), _summable(weights)
     attrs = call.attrs
     if attrs.data_layout[:2] != "NC" or attrs.kernel_layout[:2] != "OI":
         return None
@@ -65,11 +66,23 @@ def convolution(call: relax.Call, x: np.ndarray, weights: np.ndarray) -> np.ndar
     split = view.reshape(n, groups, x.shape[1] // groups, points, -1)
     columns = split.transpose(0, 1, 3, 2, 4).reshape(n, groups, points, -1)
     rows = weights.reshape(groups, weights.shape[0] // groups, -1).transpose(0, 2, 1)
-    return np.matmul(columns, rows).transpose(0, 1, 3, 2).reshape(out)
+    total = np.matmul(columns, rows).transpose(0, 1, 3, 2).reshape(out)
+    return total.astype(str(call.ty.dtype)) if "int" in str(call.ty.dtype) else total
+
+
+def _summable(x: np.ndarray) -> np.ndarray:
+    """Integers as float64, which sums up their products exactly, and quickly."""
+    return x.astype("float64") if x.dtype.kind in "iu" else x
+
+
+def _matmul(call: relax.Call, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = np.matmul(_summable(a), _summable(b))
+    return total.astype(str(call.ty.dtype)) if "int" in str(call.ty.dtype) else total
 
 
 def _max_pool(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
-    return _pooled(call, x, -np.inf, lambda view, axes: view.max(axis=axes))
+    fill = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
+    return _pooled(call, x, fill, lambda view, axes: view.max(axis=axes))
 
 
 def _average_pool(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
@@ -143,7 +156,7 @@ EVALUATORS: dict[str, Evaluate] = {
     "relax.nn.avg_pool1d": _average_pool,
     "relax.nn.avg_pool2d": _average_pool,
     "relax.nn.avg_pool3d": _average_pool,
-    "relax.matmul": lambda call, a, b: np.matmul(a, b) if a.dtype.kind == "f" else None,
+    "relax.matmul": _matmul,
     "relax.mean": lambda call, x: x.mean(axis=_axes(call)) if x.dtype.kind == "f" else None,
     "relax.reshape": lambda call, x, *_: x,
     "relax.expand_dims": lambda call, x: x,
