@@ -68,11 +68,11 @@ def matmul(
     a: te.Tensor,
     weight: te.Tensor,
     bias: te.Tensor,
-    scale: te.Tensor,
+    scale: te.Tensor | None,
     columns: int,
     layout: DotLayout,
 ) -> te.Tensor:
-    """Product of 8-bit integers, as real numbers.
+    """Product of 8-bit integers, as real numbers where there is a scale.
 
     Args:
         a: [..., M, K] of ``layout.activation``; K is a multiple of ``layout.group``.
@@ -82,7 +82,7 @@ def matmul(
         columns: N.
 
     Returns:
-        float32 [..., M, N]: (a @ weight + bias) * scale.
+        float32 [..., M, N]: (a @ weight + bias) * scale; int32 without a scale.
     """
     *batch, rows, _ = (int(d) for d in a.shape)
     blocks, steps, c, group = (int(d) for d in weight.shape)
@@ -104,9 +104,8 @@ def matmul(
     def real(*index):
         *outer, n = index
         block, lane = n // c, n % c
-        return (total[(*outer, block, lane)] + bias[block, lane]).astype("float32") * scale[
-            block, lane
-        ]
+        biased = total[(*outer, block, lane)] + bias[block, lane]
+        return biased if scale is None else biased.astype("float32") * scale[block, lane]
 
     return te.compute((*batch, rows, columns), real, name="matmul_unpack")
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 
 from compiler.passes import integer_ops, packed_ops
 from compiler.passes.channel_sums import channel_sums, stored_weight
-from compiler.passes.dot_layout import dot_layouts
+from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import FUSABLE
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.rewriter import Rewriter
 from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of
 from compiler.target import Target
+
+# dtype of bytes -> the other, and what to add.
+SHIFTS = {"int8": ("uint8", 128), "uint8": ("int8", -128)}
 
 
 def pack_matmuls(module: tvm.IRModule, target: Target) -> tvm.IRModule:
@@ -59,26 +62,56 @@ class _Packer(Rewriter):
         if value is None or value.ndim != 2 or len(shape_of(data)) < 2 or not quantum.per_tensor:
             return None
         weight = np.ascontiguousarray(value.T)
-        dots = [d for d in self.dots if d.activation == quantum.dtype]
-        dot = next((d for d in dots if d.takes(weight) and len(value) % d.group == 0), None)
+        dot = self._dot(weight, quantum.dtype)
         found = channel_sums(weight, right_quantum, quantum)
         if dot is None or found is None:
             return None
         bias, scale, _ = found
+        return self._emit_integer(data, weight, bias, scale, dot)
 
-        def compute(a, weight, bias, scale):
-            return integer_ops.matmul(a, weight, bias, scale, value.shape[1], dot)
+    def _sums(self, call: relax.Call) -> relax.Expr | None:
+        """The int32 product of bytes with constant ones, of data of either sign."""
+        data, right = (self.plain(a) for a in call.args)
+        value = constant_of(right)
+        if value is None or value.ndim != 2 or value.dtype != np.int8 or len(shape_of(data)) < 2:
+            return None
+        weight = np.ascontiguousarray(value.T)
+        bias = np.zeros(len(weight), "int64")
+        dot = self._dot(weight, str(data.ty.dtype))
+        if dot is None and str(data.ty.dtype) in SHIFTS:
+            wanted, shift = SHIFTS[str(data.ty.dtype)]
+            dot = self._dot(weight, wanted)
+            bias -= shift * weight.astype("int64").sum(axis=1)
+            if dot is not None:
+                data = self.builder.emit_te(_shifted, data, shift, wanted)
+        return None if dot is None else self._emit_integer(data, weight, bias, None, dot)
 
-        return self._emit(
-            compute,
-            data,
-            relax.const(integer_ops.pack_columns(value, dot)),
-            relax.const(_in_blocks(bias.astype("int32"), dot.block)),
-            relax.const(_in_blocks(scale, dot.block)),
-        )
+    def _dot(self, weight: np.ndarray, dtype: str) -> DotLayout | None:
+        """The fastest layout for weights [N, K] and activations of a dtype."""
+        dots = [d for d in self.dots if d.activation == dtype]
+        return next((d for d in dots if d.takes(weight) and weight.shape[1] % d.group == 0), None)
+
+    def _emit_integer(
+        self,
+        data: relax.Expr,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        scale: np.ndarray | None,
+        dot: DotLayout,
+    ) -> relax.Expr:
+        tables = [_in_blocks(bias.astype("int32"), dot.block)]
+        if scale is not None:
+            tables.append(_in_blocks(scale, dot.block))
+
+        def compute(a, weight, bias, scale=None):
+            return integer_ops.matmul(a, weight, bias, scale, columns, dot)
+
+        columns = len(weight)
+        packed = integer_ops.pack_columns(np.ascontiguousarray(weight.T), dot)
+        return self._emit(compute, data, relax.const(packed), *map(relax.const, tables))
 
     def _matmul(self, call: relax.Call) -> relax.Expr | None:
-        integer = self._integer(call)
+        integer = self._sums(call) if str(call.ty.dtype) == "int32" else self._integer(call)
         if integer is not None:
             return integer
         left, right = (self._real(a) for a in call.args)
@@ -101,6 +134,13 @@ class _Packer(Rewriter):
         return self.builder.emit_te(
             compute, *args, primfunc_name_hint="matmul", primfunc_attrs=FUSABLE
         )
+
+
+def _shifted(x: te.Tensor, shift: int, dtype: str) -> te.Tensor:
+    """x + shift, which the other dtype holds."""
+    return te.compute(
+        x.shape, lambda *index: (x[index].astype("int32") + shift).astype(dtype), name="shifted"
+    )
 
 
 def _in_blocks(values: np.ndarray, c: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
 from compiler.passes.place_views import place_views
 from compiler.passes.sink_dequantize import sink_dequantize
+from compiler.passes.store_as_operands import store_as_operands
 from compiler.target import Target
 
 
@@ -53,6 +54,7 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
     ]
     with tvm.target.Target(target.tvm()):
         module = fold_constants(sink_dequantize(module))
+        module = store_as_operands(module, target)
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)

@@ -132,3 +132,49 @@ def test_agrees_in_all_but_ties(target, name, most, tmp_path):
     step = 0.05 if name == "residual" else 0.02
     assert (np.abs(got - want) <= 1.01 * step).mean() >= 0.999
     assert np.abs(got - want).max() <= 3.01 * step
+
+
+@pytest.mark.parametrize("target", TARGETS[:2])
+def test_activations_of_the_other_sign(target, tmp_path):
+    """They are stored as the products take them, moved ones too."""
+    machine = load_target(target)
+    other = "int8" if machine.arch == "x86_64" else "uint8"
+    model, templates = residual(Graph((1, 3, 14, 14), other))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    program = compile_onnx(path, machine)
+    used = [call.report["template"] for call in program.calls]
+    assert {t: used.count(t) for t in templates} == templates
+    x = np.random.default_rng(1).uniform(-2, 3, (1, 3, 14, 14)).astype("float32")
+    (got,) = runner_of(program, machine, tmp_path).run({"x": x}, 2).values()
+    assert np.abs(got - reference(path, x)).max() <= 0.1501
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("target", TARGETS[:2])
+def test_products_of_dynamically_quantised_data(target, dtype, tmp_path):
+    """int32 sums, exactly."""
+    rng = np.random.default_rng(0)
+    info = np.iinfo(dtype)
+    a = rng.integers(info.min, info.max + 1, (3, 17, 32)).astype(dtype)
+    constants = {
+        "b": rng.integers(-127, 128, (32, 20)).astype("int8"),
+        "az": np.array(info.min + 5, dtype),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b", "az"], ["y"])],
+        "sums",
+        [helper.make_tensor_value_info("a", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path
+    )
+    machine = load_target(target)
+    program = compile_onnx(path, machine)
+    assert "matmul_integer" in [call.report["template"] for call in program.calls]
+    (got,) = runner_of(program, machine, tmp_path).run({"a": a}, 2).values()
+    centred = a.astype("int64") - int(constants["az"])
+    np.testing.assert_array_equal(got, centred @ constants["b"].astype("int64"))
