@@ -1,87 +1,31 @@
-"""Quantised operators of others, as ONNX Runtime computes them."""
+"""QuantizeLinear and DequantizeLinear, and what becomes of weights behind them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from onnx import helper
-from tvm import relax
 
 from compiler.frontend import import_model
 from tests.frontend.builders import run, save
-from tests.frontend.quantised import RNG, assert_same_steps, compare, integers, qmodel, weights
+from tests.frontend.quantised import (
+    CONVOLUTIONS,
+    MICROSOFT,
+    RNG,
+    TYPES,
+    compare,
+    conv_weight,
+    convolution_parts,
+    f32,
+    integers,
+    name_of,
+    named,
+    qdq,
+    qmodel,
+    quantum,
+    weights,
+)
 from tests.frontend.test_graph import operators
-
-MICROSOFT = {"domain": "com.microsoft"}
-f32 = np.float32
-
-
-def name_of(expr: relax.Expr) -> str:
-    return expr.op.name if isinstance(expr, relax.Call) else ""
-
-
-def quantum(name: str, scale, zero) -> dict[str, np.ndarray]:
-    """Constants NAME_s and NAME_z."""
-    return {f"{name}_s": np.asarray(scale, f32), f"{name}_z": np.asarray(zero)}
-
-
-def named(*names: str) -> list[str]:
-    """NAME, NAME_s, NAME_z of each."""
-    return [f"{n}{suffix}" for n in names for suffix in ("", "_s", "_z")]
-
-
-def qdq(name: str, source: str) -> list:
-    """source -> quantised NAME -> real NAME_r."""
-    return [
-        helper.make_node("QuantizeLinear", [source, f"{name}_s", f"{name}_z"], [name]),
-        helper.make_node("DequantizeLinear", named(name), [f"{name}_r"]),
-    ]
-
-
-CONVOLUTIONS = {
-    "plain": ({}, (1, 5, 9, 11), (7, 5, 3, 3)),
-    "strided": ({"strides": [2, 2], "pads": [1, 1, 0, 2]}, (2, 3, 8, 9), (5, 3, 3, 3)),
-    "point": ({}, (1, 33, 7, 5), (17, 33, 1, 1)),
-    "depthwise": ({"group": 9, "pads": [1, 1, 1, 1]}, (1, 9, 6, 7), (9, 1, 3, 3)),
-    "grouped": ({"group": 2, "dilations": [2, 1]}, (1, 6, 9, 8), (4, 3, 3, 2)),
-    "row": ({"pads": [2, 1]}, (1, 5, 17), (6, 5, 4)),
-    "same": ({"auto_pad": "SAME_UPPER", "strides": [2, 2]}, (1, 4, 7, 7), (3, 4, 3, 3)),
-}
-TYPES = {"U8S8": ("uint8", "int8"), "S8S8": ("int8", "int8"), "U8U8": ("uint8", "uint8")}
-
-
-def convolution_parts(rng, shapes, types: str, channels: bool):
-    """Feeds and constants of a quantised convolution: x, w, b and y."""
-    x_type, w_type = TYPES[types]
-    x_shape, w_shape = shapes
-    x = integers(rng, x_type, x_shape)
-    w = weights(rng, w_type, w_shape)
-    count = (w_shape[0],) if channels else ()
-    w_zero = np.zeros(count, w_type) if w_type == "int8" else np.full(count, 121, w_type)
-    w_scale = rng.uniform(0.001, 0.02, count).astype(f32)
-    spread = 0.05 * 100 * float(w_scale.mean()) * 50 * np.sqrt(np.prod(w_shape[1:]))
-    constants = {
-        **quantum("x", 0.05, np.asarray(117 if x_type == "uint8" else -9, x_type)),
-        **quantum("w", w_scale, w_zero),
-        **quantum("y", spread / 100, np.asarray(99 if x_type == "uint8" else 3, x_type)),
-        "w": w,
-        "b": rng.integers(-9000, 9000, w_shape[0], np.int32),
-    }
-    return {"x": x}, constants
-
-
-@pytest.mark.parametrize("channels", [False, True], ids=["tensor", "channels"])
-@pytest.mark.parametrize("types", TYPES)
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_qlinear_conv(case, types, channels, tmp_path):
-    if types == "U8U8" and channels:
-        pytest.skip("ONNX Runtime takes asymmetric weights of one zero point alone")
-    attributes, *shapes = CONVOLUTIONS[case]
-    feeds, constants = convolution_parts(RNG(3), shapes, types, channels)
-    inputs = [*named("x", "w"), "y_s", "y_z", "b"]
-    node = helper.make_node("QLinearConv", inputs, ["y"], **attributes)
-    (equal,) = compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
-    assert equal > 0.97
 
 
 @pytest.mark.parametrize("case", ["strided", "depthwise", "row"])
@@ -108,36 +52,6 @@ def test_conv_between_dequantize_and_quantize(case, types, tmp_path):
         "relax.add",
         "relax.quantize",
     ]
-
-
-MATRICES = {
-    "square": ((4, 32), (32, 16)),
-    "ragged": ((7, 33), (33, 9)),
-    "batch": ((2, 5, 31), (31, 13)),
-    "batches": ((2, 3, 5, 9), (2, 3, 9, 4)),
-}
-
-
-@pytest.mark.parametrize("columns", [False, True])
-@pytest.mark.parametrize("types", TYPES)
-@pytest.mark.parametrize("case", MATRICES)
-def test_qlinear_matmul(case, types, columns, tmp_path):
-    rng, (a_type, b_type) = RNG(5), TYPES[types]
-    left, right = MATRICES[case]
-    if columns and (len(right) > 2 or b_type == "uint8"):
-        pytest.skip("columns of one matrix of symmetric weights")
-    count = right[-1:] if columns else ()
-    scale = rng.uniform(0.002, 0.01, count).astype(f32)
-    constants = {
-        **quantum("a", 0.03, np.asarray(131 if a_type == "uint8" else 4, a_type)),
-        **quantum("b", scale, np.full(count, 0 if b_type == "int8" else 140, b_type)),
-        **quantum("y", 0.03 * 0.006 * 70 * 60 * right[-2] ** 0.5 / 100, np.asarray(7, a_type)),
-        "b": weights(rng, b_type, right),
-    }
-    feeds = {"a": integers(rng, a_type, left)}
-    node = helper.make_node("QLinearMatMul", [*named("a", "b"), "y_s", "y_z"], ["y"])
-    (equal,) = compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
-    assert equal > 0.97
 
 
 def test_gemm_keeps_transposed_weights_as_integers(tmp_path):
@@ -167,108 +81,6 @@ def test_gemm_keeps_transposed_weights_as_integers(tmp_path):
     assert weight.attrs.axis == 1
 
 
-BINARY = {
-    "same": ((2, 5, 7), (2, 5, 7)),
-    "channel": ((1, 6, 5, 3), (6, 1, 1)),
-    "scalar": ((3, 5), ()),
-}
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-@pytest.mark.parametrize("known", [False, True], ids=["computed", "constant"])
-@pytest.mark.parametrize("case", BINARY)
-@pytest.mark.parametrize("op", ["QLinearAdd", "QLinearMul"])
-def test_qlinear_binary(op, case, known, dtype, tmp_path):
-    rng = RNG(7)
-    left, right = BINARY[case]
-    low = 0 if dtype == "uint8" else -128
-    constants = {
-        **quantum("a", 0.031, np.asarray(low + 90, dtype)),
-        **quantum("b", 0.017, np.asarray(low + 200, dtype)),
-        **quantum("y", 0.04, np.asarray(low + 130, dtype)),
-    }
-    feeds = {"a": integers(rng, dtype, left)}
-    (constants if known else feeds)["b"] = integers(rng, dtype, right)
-    node = helper.make_node(op, [*named("a", "b"), "y_s", "y_z"], ["y"], **MICROSOFT)
-    (equal,) = compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
-    assert equal > 0.97
-
-
-UNARY = {
-    "QLinearGlobalAveragePool": ({}, (2, 5, 7, 6)),
-    "QLinearAveragePool": ({"kernel_shape": [3, 2], "strides": [2, 1]}, (1, 3, 9, 8)),
-    "QLinearAveragePool padded": (
-        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 0},
-        (1, 3, 9, 8),
-    ),
-    "QLinearSigmoid": ({}, (3, 100)),
-    "QLinearLeakyRelu": ({"alpha": 0.2}, (3, 100)),
-    "QLinearSoftmax": ({"axis": -1, "opset": 13}, (5, 33)),
-    "QLinearSoftmax old": ({"axis": 1, "opset": 11}, (3, 5, 7)),
-}
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int8"])
-@pytest.mark.parametrize("case", UNARY)
-def test_qlinear_unary(case, dtype, tmp_path):
-    op, (attributes, shape) = case.split()[0], UNARY[case]
-    low = 0 if dtype == "uint8" else -128
-    scale = 1 / 256 if op in ("QLinearSigmoid", "QLinearSoftmax") else 0.021
-    constants = {
-        **quantum("x", 0.043, np.asarray(low + 110, dtype)),
-        **quantum("y", scale, np.asarray(low + (0 if scale < 0.02 else 99), dtype)),
-    }
-    feeds = {"x": integers(RNG(8), dtype, shape)}
-    node = helper.make_node(op, [*named("x"), "y_s", "y_z"], ["y"], **attributes, **MICROSOFT)
-    (equal,) = compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
-    assert equal > 0.94
-
-
-@pytest.mark.parametrize("types", TYPES)
-@pytest.mark.parametrize("stored", [True, False], ids=["integers", "floats"])
-def test_qgemm(types, stored, tmp_path):
-    rng, (a_type, b_type) = RNG(9), TYPES[types]
-    constants = {
-        **quantum("a", 0.03, np.asarray(101 if a_type == "uint8" else -20, a_type)),
-        **quantum("b", 0.007, np.asarray(0 if b_type == "int8" else 130, b_type)),
-        **quantum("y", 0.2, np.asarray(100, a_type)),
-        "b": weights(rng, b_type, (11, 37)),
-        "c": rng.integers(-20000, 20000, 11, np.int32),
-    }
-    feeds = {"a": integers(rng, a_type, (5, 37))}
-    output = ["y_s", "y_z"] if stored else []
-    inputs = [*named("a", "b"), "c", *output]
-    node = helper.make_node("QGemm", inputs, ["y"], transB=1, alpha=1.0, **MICROSOFT)
-    compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path, step=1e-3)
-
-
-def test_qlinear_concat(tmp_path):
-    rng = RNG(10)
-    constants = {
-        **quantum("a", 0.03, np.uint8(101)),
-        **quantum("b", 0.05, np.uint8(30)),
-        **quantum("y", 0.05, np.uint8(30)),
-    }
-    feeds = {"a": integers(rng, "uint8", (2, 3, 5)), "b": integers(rng, "uint8", (2, 4, 5))}
-    inputs = ["y_s", "y_z", *named("a", "b")]
-    node = helper.make_node("QLinearConcat", inputs, ["y"], axis=1, **MICROSOFT)
-    compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
-
-
-def test_qlinear_where(tmp_path):
-    rng = RNG(11)
-    constants = {
-        **quantum("a", 0.03, np.uint8(101)),
-        **quantum("b", 0.05, np.uint8(30)),
-        **quantum("y", 0.06, np.uint8(90)),
-        "c": rng.random((4, 1)) > 0.5,
-    }
-    feeds = {"a": integers(rng, "uint8", (4, 50)), "b": integers(rng, "uint8", (50,))}
-    inputs = ["c", *named("a", "b"), "y_s", "y_z"]
-    node = helper.make_node("QLinearWhere", inputs, ["y"], **MICROSOFT)
-    compare(qmodel([node], feeds, ["y"], constants), feeds, tmp_path)
-
-
 def test_zero_points_that_are_left_out(tmp_path):
     """Then they are 0, of the type of the data; QuantizeLinear makes uint8."""
     constants = {"s": f32(0.05), "t": f32(0.04)}
@@ -289,24 +101,6 @@ def test_zero_points_that_are_left_out(tmp_path):
     # A product with 1 / 0.04 is not the quotient: ties differ.
     assert np.abs(got.astype(int) - want).max() <= 1
     assert (got == want).mean() >= 0.8
-
-
-def test_qlinear_reduce_mean(tmp_path):
-    """ONNX Runtime has no kernel for it."""
-    constants = {**quantum("x", 0.04, np.uint8(110)), **quantum("y", 0.02, np.uint8(99))}
-    feeds = {"x": integers(RNG(8), "uint8", (3, 5, 4, 7))}
-    node = helper.make_node(
-        "QLinearReduceMean",
-        [*named("x"), "y_s", "y_z"],
-        ["y"],
-        axes=[1, -1],
-        keepdims=0,
-        **MICROSOFT,
-    )
-    model = qmodel([node], feeds, ["y"], constants)
-    (got,) = run(import_model(save(model, tmp_path)), **feeds)
-    mean = (feeds["x"].astype("float64") - 110).mean((1, 3)) * 2
-    assert_same_steps(got, np.clip(np.rint(mean) + 99, 0, 255).astype("uint8"))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
@@ -357,14 +151,6 @@ def test_gather_of_stored_rows(tmp_path):
     main = import_model(save(model, tmp_path)).module["main"]
     names = [name_of(b.value) for b in main.body.blocks[0].bindings]
     assert names[-2:] == ["relax.dequantize", ""]
-
-
-def conv_weight(imported) -> relax.Call:
-    """What the only convolution or product of a module takes as weight."""
-    bindings = {b.var: b.value for b in imported.module["main"].body.blocks[0].bindings}
-    names = ("relax.nn.conv2d", "relax.matmul")
-    (call,) = [c for c in bindings.values() if name_of(c) in names]
-    return bindings[call.args[1]]
 
 
 def test_weights_quantised_in_the_graph(tmp_path):
