@@ -152,6 +152,8 @@ def load_neighbours(
 def schedule_stage(sch: Schedule, block: Block) -> None:
     """A stage computed whole before the anchor: innermost axis in vectors, the rest in parallel."""
     work = iterations(sch, block)
+    if not sch.get_loops(block):  # one number
+        return
     *outer, inner = sch.get_loops(block)
     if extent(sch, inner) > 1:
         sch.vectorize(inner)

@@ -22,6 +22,7 @@ from compiler.codegen import compile_module
 from compiler.frontend import import_model
 from compiler.passes import optimize
 from compiler.passes.pipeline import simplify
+from compiler.passes.sink_dequantize import sink_dequantize
 from compiler.target import load_target
 from tests.conformance.host import run_on_host, run_program
 from tests.frontend.quantised import RNG, assert_same_steps
@@ -126,7 +127,7 @@ def check(path: Path, fused: bool) -> list[str]:
     for index, scale in enumerate(scales):
         ours, theirs = (np.stack([r[index] for r in results]) for results in (got, wanted))
         assert assert_same_steps(ours, theirs, scale) > 0.8
-    return operators(simplify(imported.module, target))
+    return operators(sink_dequantize(simplify(imported.module, target)))
 
 
 def output_scales(model: onnx.ModelProto) -> list[float]:
