@@ -137,7 +137,7 @@ class Space:
         if block < rows and width % tile.rows:
             # A guard for the last tile cannot be split off inside blocks.
             even = self.tiling.best(self.target, even_rows=True)
-            if even.rows * even.columns * 2 < tile.rows * tile.columns:
+            if self.tiling.is_much_worse(self.target, even, tile, self.batch):
                 return Decision(tile, rows)
             tile, rows = even, width // even.rows
             block = self._block(tile, rows)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import s_tir
 
@@ -36,7 +36,7 @@ from schedules.constants import rearrange_constant
 from schedules.conv2d_integer import Decision, Space
 from schedules.dot_tiles import DotProblem, parts
 from schedules.intrinsics.dot import Dot
-from schedules.tiles import MAX_ROWS, RegisterTile, divisors, parallel_grain
+from schedules.tiles import MAX_ROWS, RegisterTile, divisors, parallel_grain, worth_sharing
 
 # Registers of the largest group of widened weights; the bytes that they come from take half.
 MAX_GROUP = 8
@@ -51,7 +51,13 @@ MAX_SCALARS = 80
 
 @dataclass(frozen=True)
 class WideningProblem(DotProblem):
-    """Tiles whose sums take two registers each and whose weights come in groups."""
+    """Tiles whose sums take two registers each and whose weights come in groups.
+
+    Args:
+        neighbours: steps of the reduction whose weights may come in one group.
+    """
+
+    neighbours: int = 1
 
     def tiles(self, target: Target) -> Iterator[RegisterTile]:
         """The tiles whose columns divide, since a guard breaks up the load of a group."""
@@ -64,11 +70,19 @@ class WideningProblem(DotProblem):
     def cycles(self, target: Target, tile: RegisterTile) -> float:
         """Instructions of one step of the reduction of all tiles."""
         column_tiles = math.ceil(self.columns / tile.columns)
-        loads = GROUP_COST / group_steps(target, tile, self.steps)
+        loads = GROUP_COST / group_steps(target, tile, self.neighbours)
         return sum(
             row_tiles * column_tiles * (rows * tile.columns + rows + loads + LOOP_COST)
             for rows, row_tiles in parts(target, self.rows, tile.rows)
         )
+
+    def is_much_worse(
+        self, target: Target, even: RegisterTile, tile: RegisterTile, batch: int
+    ) -> bool:
+        """By the instructions, and by the cores that find no work without blocks."""
+        tasks = batch * math.ceil(self.columns / tile.columns)
+        affordable = worth_sharing(target, tasks) * self.cycles(target, tile)
+        return self.cycles(target, even) > affordable
 
 
 def _group_registers(target: Target, tile: RegisterTile) -> int:
@@ -95,8 +109,11 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     lanes = 2 * target.vector.lanes()
     dot = Dot("edgecc.rvv_vwmacc", lanes, instructions=1, accumulators=2)
     space = Space.of(sch, target, anchored, dot, WideningProblem)
+    dimension, neighbours = _grouped(sch, anchored.anchor)
+    tiling = WideningProblem(**vars(space.tiling) | {"neighbours": neighbours})
+    space = replace(space, tiling=tiling)
     decision = choose(sch, space.default(), space.decisions())
-    _tile(sch, target, anchored, decision)
+    _tile(sch, target, anchored, decision, dimension, neighbours)
     return {
         "template": "conv2d_integer",
         "decision": str(decision),
@@ -104,13 +121,30 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     }
 
 
-def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Decision) -> None:
+def _grouped(sch: s_tir.Schedule, anchor: Block) -> tuple[int, int]:
+    """Which dimension of the weights is the innermost of the reduction, and its neighbours.
+
+    Input channels that lie together, or else a row of the window.
+    """
+    source, weights = (sch.get(anchor).reads[i].source.ty.shape for i in range(2))
+    channels = int(source[-1])
+    return (1, channels) if channels > 1 or int(weights[3]) == 1 else (3, int(weights[3]))
+
+
+def _tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    decision: Decision,
+    dimension: int,
+    neighbours: int,
+) -> None:
     macs = iterations(sch, anchored.anchor)
     tile = decision.tile
-    channels = int(sch.get(anchored.anchor).reads[0].source.ty.shape[-1])
-    # [OCb, IC, KH, KW, c, 1] -> [OCb / columns, KH, KW, IC, columns, c, 1]
+    # [OCb, IC, KH, KW, c, 1] -> [OCb / columns, the reduction, columns, c, 1]
+    reduction = [3, 4, 2] if dimension == 1 else [2, 3, 4]
     grouped = rearrange_constant(
-        sch, anchored.anchor, 1, {0: [tile.columns]}, [0, 3, 4, 2, 1, 5, 6]
+        sch, anchored.anchor, 1, {0: [tile.columns]}, [0, *reduction, 1, 5, 6]
     )
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     one_row = extent(sch, oh) == 1
@@ -124,7 +158,8 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
         sch.reorder(row_block, oc_outer, row, ow_outer, ow_inner, oc_inner, lane)
     partition_tail(sch, ow_outer)
     sch.compute_at(anchored.anchor, ow_outer, preserve_unit_loops=True)
-    outer = _reduce(sch, target, anchored.anchor, tile, channels, grouped)
+    steps = group_steps(target, tile, neighbours)
+    outer = _reduce(sch, anchored.anchor, tile, dimension, (neighbours, steps), grouped)
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
@@ -135,26 +170,28 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
 
 def _reduce(
     sch: s_tir.Schedule,
-    target: Target,
     anchor: Block,
     tile: RegisterTile,
-    channels: int,
+    dimension: int,
+    extents: tuple[int, int],
     grouped: bool,
 ) -> Loop:
     """Order the anchor's loops and load its weights; returns the outermost loop.
 
     Args:
-        channels: neighbouring input channels.
+        dimension: of the weights, the innermost of the reduction.
+        extents: of its neighbours and of those whose weights come at once.
         grouped: weights lie in the order of their use.
     """
-    steps = group_steps(target, tile, channels)
-    *_, c, _h, w, k, step, kh, kw, inner = sch.get_loops(anchor)
+    neighbours, steps = extents
+    *_, c, _h, w, k, channel, kh, kw, inner = sch.get_loops(anchor)
+    outer, depth = ([kh, kw], channel) if dimension == 1 else ([channel, kh], kw)
     scalars = tile.rows * steps
     most = max(1, min(UNROLLED_MACS // (scalars * tile.columns), MAX_SCALARS // scalars))
-    unrolled = max(u for u in divisors(channels // steps) if u <= most)
-    split = [None, channels // steps // unrolled, unrolled, steps]
-    blocks, rounds, round_, step = sch.split(step, split)
-    sch.reorder(kh, kw, blocks, rounds, round_, step, inner, w, c, k)
+    unrolled = max(u for u in divisors(neighbours // steps) if u <= most)
+    split = [None, neighbours // steps // unrolled, unrolled, steps]
+    blocks, rounds, round_, step = sch.split(depth, split)
+    sch.reorder(*outer, blocks, rounds, round_, step, inner, w, c, k)
     weights = sch.cache_read(anchor, 1, "local")
     sch.compute_at(weights, round_, preserve_unit_loops=True)
     *_, steps_, columns, lanes, unit = sch.get_loops(weights)
@@ -162,4 +199,4 @@ def _reduce(
     for loop in (round_, step, w, c, inner):
         sch.unroll(loop)
     sch.vectorize(k)
-    return kh
+    return outer[0]

@@ -56,6 +56,12 @@ class DotProblem:
         tiles = [t for t in self.tiles(target) if not even_rows or self.rows % t.rows == 0]
         return min(tiles, key=lambda tile: self.cycles(target, tile), default=RegisterTile(1, 1))
 
+    def is_much_worse(
+        self, target: Target, even: RegisterTile, tile: RegisterTile, batch: int
+    ) -> bool:
+        """Whether a tile that divides the rows costs more than blocks of rows gain."""
+        return even.rows * even.columns * 2 < tile.rows * tile.columns
+
     def cycles(self, target: Target, tile: RegisterTile) -> float:
         """Estimated cycles of one step of the reduction of all tiles."""
         return sum(

@@ -17,7 +17,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from compiler.codegen.extrema import UseIeeeExtrema
-from compiler.codegen.function_attributes import with_attributes
+from compiler.codegen.function_attributes import VSCALE_BITS, with_attributes
 from compiler.codegen.index_casts import NarrowIndexCasts
 from compiler.codegen.load_groups import group_loads
 from compiler.codegen.nearest import UseNearest
@@ -104,7 +104,7 @@ def _rewritten(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module
     if target.groups_loads:
         changed = group_loads(changed)
     if target.loads_register_groups:
-        changed = widen_first(changed)
+        changed = widen_first(changed, target.vector.bits // VSCALE_BITS)
     if changed == text:
         return module
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,16 @@ scalar be copied into one. In the optimised LLVM IR widening comes first again:
              %wide.f = sext i8 %x to i32
              %first.f = insertelement <16 x i32> poison, i32 %wide.f, i64 0
              %f = shufflevector <16 x i32> %first.f, <16 x i32> poison, ... zeroinitializer
+
+Products of two vectors are added by the instruction's intrinsic: LLVM gives up where many of them
+share operands, and where these are widened before a loop.
+
+    before:  %b = sext <16 x i8> %a to <16 x i32>
+             %d = sext <16 x i16> %c to <16 x i32>
+             %p = mul nsw <16 x i32> %b, %d
+             %q = add nsw <16 x i32> %p, %s
+    after:   %half.b = sext <16 x i8> %a to <16 x i16>
+             %q = vwmacc(%s, %half.b, %c)                (as scalable vectors of the same length)
 """
 
 from __future__ import annotations
@@ -29,18 +39,29 @@ _SHUFFLE = re.compile(
     r"<\d+ x i32> (zeroinitializer|<.*?>)"
 )
 _WIDENED = re.compile(r"^( +)(%\S+) = sext <(\d+) x i8> (%[^\s,]+) to <\3 x i32>")
+_FROM_HALF = re.compile(r"^ +(%\S+) = sext <(\d+) x i16> (%[^\s,]+) to <\2 x i32>")
+_MULTIPLY = re.compile(r"^( +)(%\S+) = mul (?:nuw |nsw )*<\d+ x i32> (%[^\s,]+), (%[^\s,]+)")
+_ADD = re.compile(r"^( +)(%\S+) = add (?:nuw |nsw )*<\d+ x i32> (%[^\s,]+), (%[^\s,]+)")
+_INSERT, _EXTRACT = "@llvm.vector.insert", "@llvm.vector.extract"
 
 
-def widen_first(text: str) -> str:
-    """LLVM IR whose parts of vectors and whose copies of scalars are made after widening."""
+def widen_first(text: str, scale: int) -> str:
+    """LLVM IR whose parts of vectors and whose copies of scalars are made after widening.
+
+    Args:
+        scale: LLVM's vscale, a vector register in blocks of 64 bits.
+    """
     loads: dict[str, tuple[int, int]] = {}  # name -> (line, elements)
     scalars: dict[str, str] = {}
     shuffles: dict[str, tuple[str, str]] = {}  # name -> (source, mask)
+    halves: dict[str, tuple[str, str]] = {}  # name -> (elements, what is half as wide)
+    products: dict[str, tuple[str, str, str]] = {}  # name -> (elements, operands half as wide)
+    added: set[int] = set()  # elements of sums made by the intrinsic
     lines: list[str] = []
     wide: set[int] = set()
     for line in text.split("\n"):
         if line.startswith("define "):
-            loads, scalars, shuffles = {}, {}, {}
+            loads, scalars, shuffles, halves, products = {}, {}, {}, {}, {}
         if match := _LOAD.match(line):
             loads[match[1]] = (len(lines), int(match[2]))
         elif match := _FIRST.match(line):
@@ -58,12 +79,68 @@ def widen_first(text: str) -> str:
                     wide.add(position)
                     lines[position] += f"\n{indent}%wide.{source[1:]} = " + _sext(elements, source)
                 line = _part(indent, name, count, f"<{elements} x i16>", source, mask)
+            else:
+                halves[name] = (count, f"%half.{name[1:]}")
+                line += f"\n{indent}%half.{name[1:]} = {_sext(int(count), operand)}"
+        elif match := _FROM_HALF.match(line):
+            halves[match[1]] = (match[2], match[3])
+        elif match := _MULTIPLY.match(line):
+            operands = match.groups()[2:]
+            if all(o in halves for o in operands):
+                left, right = (halves[o] for o in operands)
+                products[match[2]] = (left[0], left[1], right[1])
+        elif match := _ADD.match(line):
+            indent, name, *terms = match.groups()
+            product = next((t for t in terms if t in products), "")
+            if product:
+                total = terms[terms[0] == product]
+                added.add(int(products[product][0]))
+                line = _accumulated(indent, name, total, *products[product], scale)
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(d for n in sorted(added) for d in _declarations(n, scale))])
 
 
 def _sext(elements: int, source: str) -> str:
     return f"sext <{elements} x i8> {source} to <{elements} x i16>"
+
+
+def _accumulated(
+    indent: str, name: str, total: str, count: str, left: str, right: str, scale: int
+) -> str:
+    """total + left * right by the intrinsic."""
+    n, key = int(count), name[1:]
+    lines, operands = [], []
+    for part, operand, bits in (("total", total, 32), ("left", left, 16), ("right", right, 16)):
+        vector, scalable = f"<{n} x i{bits}>", f"<vscale x {n // scale} x i{bits}>"
+        lines.append(
+            f"{indent}%{part}.{key} = call {scalable} {_INSERT}.nxv{n // scale}i{bits}.v{n}i{bits}"
+            f"({scalable} poison, {vector} {operand}, i64 0)"
+        )
+        operands.append(f"{scalable} %{part}.{key}")
+    sums = f"<vscale x {n // scale} x i32>"
+    lines += [
+        f"{indent}%sum.{key} = call {sums} {_intrinsic(n // scale)}"
+        f"({', '.join(operands)}, i64 {n}, i64 3)",
+        f"{indent}{name} = call <{n} x i32> {_EXTRACT}.v{n}i32.nxv{n // scale}i32"
+        f"({sums} %sum.{key}, i64 0)",
+    ]
+    return "\n".join(lines)
+
+
+def _intrinsic(k: int) -> str:
+    return f"@llvm.riscv.vwmacc.nxv{k}i32.nxv{k}i16.nxv{k}i16.i64"
+
+
+def _declarations(n: int, scale: int) -> list[str]:
+    """Of what adds products of n elements."""
+    k = n // scale
+    sums, half = f"<vscale x {k} x i32>", f"<vscale x {k} x i16>"
+    return [
+        f"declare {sums} {_intrinsic(k)}({sums}, {half}, {half}, i64, i64 immarg)",
+        f"declare {sums} {_INSERT}.nxv{k}i32.v{n}i32({sums}, <{n} x i32>, i64 immarg)",
+        f"declare {half} {_INSERT}.nxv{k}i16.v{n}i16({half}, <{n} x i16>, i64 immarg)",
+        f"declare <{n} x i32> {_EXTRACT}.v{n}i32.nxv{k}i32({sums}, i64 immarg)",
+    ]
 
 
 def _copied(indent: str, name: str, count: str, scalar: str) -> str:

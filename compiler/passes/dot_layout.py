@@ -40,6 +40,8 @@ class DotLayout:
 
     def input_block(self, channels: int, dilation: int) -> int:
         """Channels that lie together in an input that is packed for this."""
+        if self.group == 1:
+            return 1
         if channels <= self.fewest and dilation == 1:
             return self.fewest
         return min(-(-channels // self.group) * self.group, self.block)

@@ -1,4 +1,7 @@
-"""Depthwise convolution of bytes: products of two taps add up in int16, all of them in int32."""
+"""Depthwise convolution of bytes: products of two taps add up in int16, all of them in int32.
+
+Where one instruction widens a product and adds it to int32, taps come one by one.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,32 @@ def depthwise_conv2d(
 
     attrs = {ANCHOR: "depthwise_integer", PRODUCTS: len(taps)}
     return te.compute((n, blocks, oh, ow, c), element, name="depthwise", attrs=attrs)
+
+
+def depthwise_conv2d_by_tap(
+    x: te.Tensor, weight: te.Tensor, bias: te.Tensor, window: Window, zero: int
+) -> te.Tensor:
+    """As ``depthwise_conv2d``, for weights of all of int8, by a reduction over taps."""
+    n, blocks, height, width, c = (int(d) for d in x.shape)
+    oh, ow = window.output_size(height, width)
+    padded = _padded(x, window.pads, zero)
+    r_h = te.reduce_axis((0, window.kernel[0]), name="kh")
+    r_w = te.reduce_axis((0, window.kernel[1]), name="kw")
+    (sh, sw), (dh, dw) = window.strides, window.dilation
+
+    def element(i, j, h, w, k):
+        value = padded[i, j, h * sh + r_h * dh, w * sw + r_w * dw, k]
+        product = value.astype("int32") * weight[j, r_h, r_w, k].astype("int32")
+        return te.sum(product, axis=[r_h, r_w])
+
+    total = te.compute(
+        (n, blocks, oh, ow, c), element, name="depthwise", attrs={ANCHOR: "depthwise"}
+    )
+    return te.compute(
+        total.shape,
+        lambda i, j, h, w, k: total[i, j, h, w, k] + bias[0, j, 0, 0, k],
+        name="biased",
+    )
 
 
 def _padded(x: te.Tensor, pads: tuple[int, int, int, int], zero: int) -> te.Tensor:

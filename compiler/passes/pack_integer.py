@@ -79,7 +79,13 @@ class Sums:
     def compute(self, x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
         """int32 sums + bias."""
         if self.depthwise:
-            return integer_depthwise.depthwise_conv2d(x, weight, bias, self.window, self.zero)
+            pairs = self.dot.pairs_taps
+            form = (
+                integer_depthwise.depthwise_conv2d
+                if pairs
+                else integer_depthwise.depthwise_conv2d_by_tap
+            )
+            return form(x, weight, bias, self.window, self.zero)
         return integer_ops.conv2d(x, weight, bias, self.window, self.zero, self.dot)
 
 
@@ -305,15 +311,16 @@ class IntegerFollowers(PackedFollowers):
 
     def _depthwise_sums(self, call: relax.Call, data: Quantized, window: Window) -> Sums | None:
         weight = self.raw(call.args[1])
-        dot = next((d for d in self.dots if d.pairs_taps), None)
+        dot = next((d for d in self.dots if d.pairs_taps or d.group == 1), None)
         if dot is None or data.quantum.dtype != "int8" or not isinstance(weight, Quantized):
             return None
         if isinstance(weight.stored, Packed) or not isinstance(data.stored, Packed):
             return None
         stored = stored_weight(weight.stored, weight.quantum, 0)
-        if stored is None or stored.min() < -127:
+        if stored is None:
             return None
-        if math.prod(window.kernel) > integer_depthwise.MAX_TAPS:
+        few = math.prod(window.kernel) <= integer_depthwise.MAX_TAPS
+        if dot.pairs_taps and (stored.min() < -127 or not few):
             return None
         stored = stored.reshape(len(stored), 1, *window.kernel)
         found = channel_sums(stored, weight.quantum, data.quantum)

@@ -13,7 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 from compiler.target import load_target
 from tests.networks.check import compile_onnx, runner_of
 
-TARGETS = ("host", "x86_64", "x86_64_v4", "x86_64_vnni", "arm_cortex_a72", "arm_cortex_a76")
+TARGETS = (
+    "host",
+    "x86_64",
+    "x86_64_v4",
+    "x86_64_vnni",
+    "arm_cortex_a72",
+    "arm_cortex_a76",
+    "riscv_spacemit_x60",
+)
 
 
 class Graph:
@@ -124,6 +132,8 @@ def test_agrees_in_all_but_ties(target, name, most, tmp_path):
     onnx.save(model, path)
     program = compile_onnx(path, machine)
     used = [call.report["template"] for call in program.calls]
+    if machine.arch == "riscv64":
+        templates.pop("matmul_integer", None)  # in float
     assert {t: used.count(t) for t in templates} == templates
     x = np.random.default_rng(1).uniform(-2, 3, (1, 3, 14, 14)).astype("float32")
     (got,) = runner_of(program, machine, tmp_path).run({"x": x}, 2).values()

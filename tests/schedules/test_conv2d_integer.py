@@ -36,7 +36,8 @@ class Problem:
         ic, oc, height, width, k, stride, pad, dilation = case
         rng = np.random.default_rng(seed)
         low, high = (0, 255) if layout.activation == "uint8" else (-128, 127)
-        block = layout.input_block(ic, dilation)
+        whole = layout.group == 1 and ic > 3  # of the layer before
+        block = layout.block if whole else layout.input_block(ic, dilation)
         self.layout, self.oc, self.zero = layout, oc, low + 3
         self.window = Window((k, k), (stride, stride), (pad,) * 4, (dilation, dilation))
         x = rng.integers(low, high + 1, (1, ic, height, width))

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from tvm import s_tir, te
 
+import schedules
 from compiler.passes import integer_depthwise, integer_ops
+from compiler.passes.dot_layout import dot_layouts
 from compiler.passes.packed_ops import Window
 from compiler.target import load_target
 from schedules import depthwise_integer
 from schedules.choices import Listing, TakeValues, take_default
-from tests.kernels import run
+from tests.kernels import assembly, run
 
 # (channels, height, width, kernel, stride, padding, dilation)
 CASES = {
@@ -20,15 +22,17 @@ CASES = {
     "wide_window": (16, 9, 8, 5, 1, 2, 1),
     "dilated": (16, 9, 8, 3, 1, 2, 2),
 }
-BLOCK, ZERO_IN, ZERO_OUT = 16, -125, 9
+ZERO_IN, ZERO_OUT = -125, 9
 
 
 class Problem:
     """One convolution with data that reaches every corner of its types."""
 
-    def __init__(self, case: tuple[int, ...]) -> None:
+    def __init__(self, case: tuple[int, ...], block: int = 16, by_tap: bool = False) -> None:
         channels, height, width, k, stride, pad, dilation = case
+        channels = max(channels, 8 * block) if by_tap else channels  # so that nothing is copied
         rng = np.random.default_rng(0)
+        self.block, self.by_tap = block, by_tap
         self.window = Window((k, k), (stride, stride), (pad,) * 4, (dilation, dilation))
         self.plain = rng.integers(-128, 128, (1, channels, height, width))
         self.plain[:, 0] = -128
@@ -39,11 +43,11 @@ class Problem:
 
     @property
     def inputs(self) -> list[np.ndarray]:
-        blocks = self.plain.reshape(1, -1, BLOCK, *self.plain.shape[2:])
-        per_channel = (1, -1, 1, 1, BLOCK)
+        blocks = self.plain.reshape(1, -1, self.block, *self.plain.shape[2:])
+        per_channel = (1, -1, 1, 1, self.block)
         return [
             np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 2)).astype("int8"),
-            integer_depthwise.pack_weight(self.weight, BLOCK),
+            integer_depthwise.pack_weight(self.weight, self.block),
             self.bias.astype("int32").reshape(per_channel),
             self.scale.reshape(per_channel),
         ]
@@ -51,7 +55,10 @@ class Problem:
     def function(self):
         tensors = [te.placeholder(v.shape, str(v.dtype)) for v in self.inputs]
         x, w, bias, scale = tensors
-        total = integer_depthwise.depthwise_conv2d(x, w, bias, self.window, ZERO_IN)
+        form = integer_depthwise.depthwise_conv2d
+        if self.by_tap:
+            form = integer_depthwise.depthwise_conv2d_by_tap
+        total = form(x, w, bias, self.window, ZERO_IN)
         return te.create_prim_func(
             [*tensors, integer_ops.requantize(total, scale, ZERO_OUT, "int8")]
         )
@@ -90,6 +97,19 @@ def test_sums_are_exact(case):
     target = load_target("arm_cortex_a72")
     problem = Problem(CASES[case])
     problem.check(run(scheduled(problem, target), problem.inputs, target)[0])
+
+
+@pytest.mark.parametrize("case", ["ragged", "stride", "wide_window"])
+@pytest.mark.parametrize("name", ["riscv_spacemit_x60", "riscv_sifive_x280"])
+def test_sums_of_widened_products(name, case):
+    target = load_target(name)
+    (layout,) = dot_layouts(target)
+    problem = Problem(CASES[case], layout.block, by_tap=True)
+    func, report = schedules.apply(problem.function(), target)
+    assert report["template"] == "depthwise"
+    problem.check(run(func, problem.inputs, target)[0])
+    text = assembly(func, target)
+    assert text.count("vwmacc") > 10 * text.count("vmacc")
 
 
 def test_every_decision_gives_the_same():
