@@ -314,3 +314,74 @@ def test_channels_of_zeros_have_the_scale_zero(tmp_path):
     weight = conv_weight(import_model(save(model, tmp_path)))
     assert (weight.args[1].value.numpy() > 0).all()
     assert (weight.args[0].value.numpy()[1] == 5).all()
+
+
+def test_integers_at_both_ends(tmp_path):
+    """Nothing is left to compute, the same integers are wanted twice, floats and integers both."""
+    constants = {**quantum("q", 0.05, np.uint8(117)), "target": np.asarray([7, 3])}
+    parameters = ["q_s", "q_z"]
+    stored = {"x": integers(RNG(25), "uint8", (3, 7))}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", *parameters], ["r"]),
+        helper.make_node("Reshape", ["r", "target"], ["s"]),
+        helper.make_node("QuantizeLinear", ["r", *parameters], ["a"]),
+        helper.make_node("QuantizeLinear", ["s", *parameters], ["b"]),
+        helper.make_node("QuantizeLinear", ["s", *parameters], ["c"]),
+    ]
+    for outputs in (["a"], ["b", "s"], ["a", "b", "c", "r"]):
+        model = qmodel(nodes, stored, outputs, constants)
+        assert compare(model, stored, tmp_path) == [1.0] * len(outputs)
+
+
+def test_integers_that_are_no_quantised_tensors(tmp_path):
+    """What quantize makes may be counted with; an operator of integers is no operator of floats."""
+    constants = quantum("q", 0.05, np.uint8(117))
+    feeds = {"x": RNG(26).normal(size=(3, 7)).astype(f32)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "q_s", "q_z"], ["q"]),
+        helper.make_node("Cast", ["q"], ["i"], to=6),
+        helper.make_node("Add", ["i", "i"], ["y"]),
+        helper.make_node("Max", ["q", "q_z"], ["m"]),
+    ]
+    assert compare(qmodel(nodes, feeds, ["y", "m"], constants), feeds, tmp_path) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("strides", [[1, 1], [2, 2]])
+def test_transposed_convolution(groups, strides, tmp_path):
+    rng = RNG(27)
+    constants = {
+        **quantum("w", rng.uniform(0.01, 0.02, 5), np.zeros(5, np.int8)),
+        **quantum("x", 0.05, np.uint8(117)),
+        **quantum("y", 0.5, np.uint8(117)),
+        "w": weights(rng, "int8", (6, 5, 3, 3)),
+    }
+    feeds = {"x": integers(rng, "uint8", (1, 6, 7, 8))}
+    attributes = {"group": groups, "strides": strides, "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("DequantizeLinear", named("x"), ["x_r"]),
+        helper.make_node("DequantizeLinear", named("w"), ["w_r"], axis=1),
+        helper.make_node("ConvTranspose", ["x_r", "w_r"], ["t"], **attributes),
+        helper.make_node("QuantizeLinear", ["t", "y_s", "y_z"], ["y"]),
+    ]
+    (equal,) = compare(qmodel(nodes, feeds, ["y"], constants), feeds, tmp_path)
+    assert equal > 0.97
+
+
+def test_batch_normalisation_behind_a_quantised_convolution(tmp_path):
+    """As networks come that were trained with quantisation and not fused."""
+    rng = RNG(28)
+    feeds, constants = convolution_parts(rng, ((1, 6, 9, 9), (5, 6, 3, 3)), "U8S8", True)
+    for name in ("gain", "shift", "mean"):
+        constants[name] = rng.normal(size=5).astype(f32)
+    constants["variance"] = rng.uniform(0.5, 2, 5).astype(f32)
+    normal = ["c", "gain", "shift", "mean", "variance"]
+    nodes = [
+        helper.make_node("DequantizeLinear", named("x"), ["x_r"]),
+        helper.make_node("DequantizeLinear", named("w"), ["w_r"], axis=0),
+        helper.make_node("Conv", ["x_r", "w_r"], ["c"]),
+        helper.make_node("BatchNormalization", normal, ["n"]),
+        helper.make_node("QuantizeLinear", ["n", "y_s", "y_z"], ["y"]),
+    ]
+    (equal,) = compare(qmodel(nodes, feeds, ["y"], constants), feeds, tmp_path)
+    assert equal > 0.97
