@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 
 from tvm import s_tir
 
+from compiler.passes.integer_ops import STORED_WEIGHTS
 from compiler.target import Target
 from schedules.blocks import (
     Anchored,
+    Block,
     Loop,
     extent,
     find_anchored,
@@ -47,6 +49,9 @@ from schedules.weight_groups import load_groups, rearrange_weights
 MAX_TILES = 16
 TILE_SLACK = 1.5
 
+# Rows for which weights that are stored as bytes are converted again and again.
+MOST_ROWS_OF_BYTES = 2
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -73,8 +78,10 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     loops = sch.get_loops(anchored.output)
     if len(loops) < 2 or extent(sch, loops[-2]) != extent(sch, rows):
         return None
+    stored = _stored_weights(sch, anchored, extent(sch, rows))
     for stage in anchored.stages:
-        schedule_stage(sch, stage)
+        if stage is not stored:
+            schedule_stage(sch, stage)
     problem = TileProblem(
         extent(sch, rows),
         extent(sch, blocks),
@@ -89,7 +96,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     elements = extent(sch, loops[-1])
     default = _default(target, problem, elements, batch)
     decision = choose(sch, default, _decisions(target, problem, elements))
-    _tile(sch, target, anchored, decision, problem)
+    _tile(sch, target, anchored, decision, problem, stored)
     return {"template": "matmul", "decision": str(decision)}
 
 
@@ -102,6 +109,19 @@ def _kept_steps(target: Target, depth: int) -> int:
     """
     lanes = target.vector.lanes()
     return depth if target.arch == "arm" and lanes < depth <= 2 * lanes else 0
+
+
+def _stored_weights(sch: s_tir.Schedule, anchored: Anchored, rows: int) -> Block | None:
+    """The block that makes floats of bytes, where that is worth doing once for all rows."""
+    found = [b for b in anchored.stages if sch.get(b).name_hint == STORED_WEIGHTS]
+    if not found:
+        return None
+    (stored,) = found
+    if rows > MOST_ROWS_OF_BYTES:
+        return stored
+    anchored.stages.remove(stored)
+    sch.compute_inline(stored)
+    return None
 
 
 def _default(target: Target, problem: TileProblem, elements: int, batch: int) -> Decision:
@@ -152,6 +172,7 @@ def _tile(
     anchored: Anchored,
     decision: Decision,
     problem: TileProblem,
+    stored: Block | None,
 ) -> None:
     tile, lanes = decision.tile, problem.width
     group = problem.group(tile)
@@ -167,6 +188,9 @@ def _tile(
         batch.append(row_block)
     sch.reorder(*batch, tile_outer, row_outer, row_inner, tile_inner, lane)
     sch.compute_at(anchored.anchor, row_outer, preserve_unit_loops=True)
+    if stored is not None:
+        sch.compute_at(stored, tile_outer, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(stored)[-1])
     partition_tail(sch, row_outer)
     if ragged:
         partition_tail(sch, tile_inner)  # else the last one's guard makes scalars of all vectors

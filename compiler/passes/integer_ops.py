@@ -8,6 +8,8 @@ from tvm import te, tirx
 from compiler.passes.dot_layout import DotLayout
 from compiler.passes.packed_ops import ANCHOR, Window
 
+# Name of the block that makes floats of a product's weights.
+STORED_WEIGHTS = "stored_weights"
 # What may be rounded to int32.
 MAX_ROUNDED = float(1 << 30)
 
@@ -108,6 +110,36 @@ def matmul(
         return biased if scale is None else biased.astype("float32") * scale[block, lane]
 
     return te.compute((*batch, rows, columns), real, name="matmul_unpack")
+
+
+def matmul_of_stored(a: te.Tensor, weight: te.Tensor, scale: te.Tensor, columns: int) -> te.Tensor:
+    """Product of floats with weights that are stored as bytes, computed in float.
+
+    Args:
+        a: float32 [..., M, K].
+        weight: int8 [blocks, K, c].
+        scale: float32 [blocks, c].
+        columns: N.
+
+    Returns:
+        float32 [..., M, N]: (a @ weight) * scale.
+    """
+    *batch, rows, depth = (int(d) for d in a.shape)
+    blocks, _, c = (int(d) for d in weight.shape)
+    real = te.compute(weight.shape, lambda *i: weight[i].astype(a.dtype), name=STORED_WEIGHTS)
+    k = te.reduce_axis((0, depth), name="k")
+
+    def tile(*index):
+        *outer, m, j, lane = index
+        return te.sum(a[(*outer, m, k)] * real[j, k, lane], axis=[k])
+
+    product = te.compute((*batch, rows, blocks, c), tile, name="matmul", attrs={ANCHOR: "matmul"})
+
+    def element(*index):
+        *outer, n = index
+        return product[(*outer, n // c, n % c)] * scale[n // c, n % c]
+
+    return te.compute((*batch, rows, columns), element, name="matmul_unpack")
 
 
 def scaled(total: te.Tensor, scale: te.Tensor) -> te.Tensor:

@@ -69,6 +69,28 @@ class _Packer(Rewriter):
         bias, scale, _ = found
         return self._emit_integer(data, weight, bias, scale, dot)
 
+    def _stored(self, call: relax.Call) -> relax.Expr | None:
+        """The product of floats with weights that stay bytes in memory."""
+        left, right = call.args
+        if right not in self.quantized or len(shape_of(left)) < 2 or not _is_float32(left):
+            return None
+        value = stored_weight(*self.quantized[right], 1)
+        if value is None or value.ndim != 2:
+            return None
+        columns = value.shape[1]
+        quantum = self.quantized[right][1]
+        scale = np.broadcast_to(quantum.scale, (columns,)).astype("float32")
+
+        def compute(a, weight, scale):
+            return integer_ops.matmul_of_stored(a, weight, scale, columns)
+
+        return self._emit(
+            compute,
+            self.plain(left),
+            relax.const(pack_columns(value, self.block)),
+            relax.const(_in_blocks(scale, self.block)),
+        )
+
     def _sums(self, call: relax.Call) -> relax.Expr | None:
         """The int32 product of bytes with constant ones, of data of either sign."""
         data, right = (self.plain(a) for a in call.args)
@@ -114,6 +136,9 @@ class _Packer(Rewriter):
         integer = self._sums(call) if str(call.ty.dtype) == "int32" else self._integer(call)
         if integer is not None:
             return integer
+        stored = self._stored(call)
+        if stored is not None:
+            return stored
         left, right = (self._real(a) for a in call.args)
         shapes = shape_of(left), shape_of(right)
         dtypes = {str(e.ty.dtype) for e in (left, right, call)}
@@ -134,6 +159,10 @@ class _Packer(Rewriter):
         return self.builder.emit_te(
             compute, *args, primfunc_name_hint="matmul", primfunc_attrs=FUSABLE
         )
+
+
+def _is_float32(expr: relax.Expr) -> bool:
+    return str(expr.ty.dtype) == "float32"
 
 
 def _shifted(x: te.Tensor, shift: int, dtype: str) -> te.Tensor:

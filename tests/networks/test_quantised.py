@@ -22,6 +22,14 @@ TARGETS = (
     "arm_cortex_a76",
     "riscv_spacemit_x60",
 )
+STORED_TARGETS = (
+    "host",
+    "x86_64",
+    "arm_cortex_a72",
+    "arm_cortex_a7",
+    "riscv_spacemit_x60",
+    "riscv_sifive_u74",
+)
 
 
 class Graph:
@@ -188,3 +196,22 @@ def test_products_of_dynamically_quantised_data(target, dtype, tmp_path):
     (got,) = runner_of(program, machine, tmp_path).run({"a": a}, 2).values()
     centred = a.astype("int64") - int(constants["az"])
     np.testing.assert_array_equal(got, centred @ constants["b"].astype("int64"))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("target", STORED_TARGETS)
+def test_weights_alone_are_bytes(target, rows, tmp_path):
+    """Computed in float; the library holds a quarter of the floats."""
+    g = Graph((rows, 48), "uint8")
+    x = g.node("MatMul", "x", g.weight((48, 37), 1))
+    y = g.node("MatMul", g.node("Tanh", x), g.weight((37, 16), 1))
+    model = g.model(y)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    machine = load_target(target)
+    program = compile_onnx(path, machine)
+    assert len(program.weights) < 2 * (48 * 40 + 37 * 16) + 512
+    x = np.random.default_rng(1).uniform(-2, 3, (rows, 48)).astype("float32")
+    (got,) = runner_of(program, machine, tmp_path).run({"x": x}, 2).values()
+    want = reference(path, x)
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
