@@ -15,6 +15,7 @@ itself. Each run must go on with the next measurement, until its tuner is killed
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -97,7 +98,8 @@ class Board:
         """With its sessions."""
         process = psutil.Process(self.process.pid)
         for one in [process, *process.children(recursive=True)]:
-            one.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         self.process.wait()
 
 
@@ -190,7 +192,10 @@ class Run:
             assert self.board is not None
             self.board.restart()
         else:
-            self.rng.choice(helpers[name]).kill()
+            try:
+                self.rng.choice(helpers[name]).kill()
+            except psutil.NoSuchProcess:
+                return  # it had just ended
         self.killed[name] += 1
 
     def go(self, kills: int) -> None:
@@ -258,6 +263,7 @@ def soak(kills: int, seed: int, folder: Path, share_rpc: float = 0.5) -> Counter
             finally:
                 run.process.kill()
             killed += run.killed
+            print(f"{killed.total()} of {kills}: {dict(killed)}", file=sys.stderr)
             reported += run.reported
             check(logs, reported)
             if not run.killed["tuner"]:
