@@ -11,7 +11,7 @@ import math
 
 from compiler.codegen.vector_loops import CUT
 from compiler.target import Target
-from schedules.access import axes_of, is_elementwise, is_reduction, spatial_extents
+from schedules.access import axes_of, element_bits, is_elementwise, is_reduction, spatial_extents
 from schedules.blocks import PARALLEL_GRAIN, Block, Schedule, extent, iterations
 from schedules.choices import Chooser
 from schedules.depthwise import RowTile, choose_row_tile, row_tiles
@@ -47,7 +47,9 @@ def _is_tiled(sch: Schedule, target: Target) -> bool:
         return False
     shape = spatial_extents(sch, first)
     taps = [int(v.dom.extent) for v in sch.get(first).iter_vars[len(shape) :]]
-    if target.arch != "aarch64" or len(shape) != 5 or shape[4] != target.vector.lanes():
+    if target.arch != "aarch64" or len(shape) != 5:
+        return False
+    if shape[4] != target.vector.lanes(element_bits(sch, first)):
         return False
     if any(not is_elementwise(sch, b) or spatial_extents(sch, b) != shape for b in rest):
         return False
@@ -66,7 +68,8 @@ def _tile(sch: Schedule, target: Target, choose: Chooser) -> dict[str, str]:
     work = iterations(sch, window)
     result = rest[0] if rest else sch.cache_write(window, 0, "global")
     n, block, oh, ow, lane = sch.get_loops(result)
-    width, lanes = extent(sch, ow), extent(sch, lane)
+    # In registers of float32.
+    width, lanes = extent(sch, ow), target.vector.lanes()
     others = map(RowTile, row_tiles(target, width, lanes))
     rows = choose(sch, RowTile(choose_row_tile(target, width, lanes)), others).rows
     ow_outer, ow_inner = sch.split(ow, [None, rows])
