@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +128,6 @@ def tune(
         EdgeccError: the model, the target, the log or the device is at fault. Finished measurements
             are in the log, whatever happens.
     """
-    import time
-
     from compiler.target_check import check_llvm
     from compiler.tuning.log_writer import LogWriter
     from compiler.tuning.measure import Settings
