@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     from compiler.frontend import ImportedModel
     from compiler.package import Golden
+    from compiler.package.entry import Quantization
     from compiler.package.verify import Verification
-    from compiler.program import Program
+    from compiler.program import Program, TensorInfo
+    from compiler.quantize.data import CalibrationData
+    from compiler.quantize.debug import Diagnosis
     from compiler.quantize.recipe import Recipe
     from compiler.quantize.request import Request
 
@@ -65,6 +68,7 @@ def build(
     calibration: Any = None,
     recipe: str | Path | Recipe = "auto",
     preprocessing: str | Path | Mapping[str, Any] | None = None,
+    io: str = "float32",
     exact: bool = False,
     strict: bool = False,
     verify: bool = True,
@@ -86,6 +90,7 @@ def build(
         recipe: how to quantise: "auto", a TOML file or a ``compiler.quantize.recipe.Recipe``.
         preprocessing: of pictures: a TOML file or a dictionary of the fields of
             ``compiler.quantize.images.Preprocessing``; default: preprocessing.toml beside them.
+        io: "quantized" for inputs and outputs as the integers that are stored inside, or "float32".
         exact: no algorithm that rounds differently from a sum of products (Winograd's).
         strict: an operator without a schedule template is an error.
         verify: make golden data and run them through the library, under emulation if need be.
@@ -105,7 +110,7 @@ def build(
 
     from compiler.quantize.request import make_request
 
-    request = make_request(quantize, calibration, recipe, preprocessing)
+    request = make_request(quantize, calibration, recipe, preprocessing, io)
 
     # These import TVM and ONNX, which take a second: only once the arguments are known to be good.
     from compiler.codegen import compile_module
@@ -128,9 +133,10 @@ def build(
     golden = quantized.golden if quantized else build.golden(_samples(imported))
     progress("optimize", 0, 1)
     optimized = lower(quantized.module if quantized else simplified, chosen, exact)
-    program = compile_module(
-        optimized, chosen, imported.name, imported.inputs, imported.outputs, progress, lookup
+    inputs, outputs = (
+        (quantized.inputs, quantized.outputs) if quantized else (imported.inputs, imported.outputs)
     )
+    program = compile_module(optimized, chosen, imported.name, inputs, outputs, progress, lookup)
     if strict:
         _refuse_fallbacks(program)
     progress("link", 0, 1)
@@ -146,6 +152,7 @@ def build(
         out_dir,
         golden=golden,
         model_sha256=imported.sha256,
+        quantization=quantized.scales if quantized else None,
         extra={
             "flops_per_cycle": chosen.flops_per_cycle(),  # of one core, float32
             "tuning_logs": lookup.digest(),
@@ -161,6 +168,9 @@ class _QuantizedBuild:
     module: tvm.IRModule
     golden: Golden | None
     manifest: dict[str, Any]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    scales: dict[str, Quantization]
 
 
 @dataclass(frozen=True)
@@ -190,31 +200,30 @@ class _Build:
         return tolerate_rounding(golden, self.simplified, inputs) if quantized else golden
 
     def quantize(self, request: Request) -> _QuantizedBuild:
-        from compiler.quantize.data import open_data
         from compiler.quantize.golden import quantized_golden
         from compiler.quantize.ptq import node_names, quantize
-        from compiler.quantize.request import describe
+        from compiler.quantize.request import describe, io_scales, io_tensors
 
-        source = request.calibration
-        if source is None:
-            source = _shipped_samples(self.imported)
-        if source is None:
-            raise EdgeccError(
-                "--quantize int8 needs data that look like what the model will see",
-                "--calibration FILE.npz, or a folder of .npy files or pictures; 100 are plenty",
-            )
         inputs, outputs = self.imported.inputs, self.imported.outputs
-        data = open_data(source, inputs, request.preprocessing)
+        data = _calibration_data(self.imported, request)
         golden = self.golden(next(iter(data)))
-        found = quantize(self.simplified, self.target, data, request.recipe, self.progress)
+        found = quantize(
+            self.simplified, self.target, data, request.recipe, self.progress, request.integer_io
+        )
         accuracy = None
         if golden is not None:
             self.progress("reference outputs", 0, 1)
-            golden, accuracy = quantized_golden(
-                golden, self.simplified, found.module, inputs, outputs
-            )
+            golden, accuracy = quantized_golden(golden, self.simplified, found, inputs, outputs)
         recipe = request.recipe.toml(node_names(found.plan.graph))
-        return _QuantizedBuild(found.module, golden, describe(found, recipe, data, accuracy))
+        of_inputs, of_outputs = found.of_inputs(), found.of_outputs()
+        return _QuantizedBuild(
+            found.module,
+            golden,
+            describe(found, recipe, data, accuracy),
+            io_tensors(inputs, of_inputs),
+            io_tensors(outputs, of_outputs),
+            {**io_scales(inputs, of_inputs), **io_scales(outputs, of_outputs)},
+        )
 
 
 def default_output(model_name: str, target: Target) -> Path:
@@ -258,6 +267,58 @@ def _refuse_fallbacks(program: Program) -> None:
             f"{names}",
             "without --strict they run as plain loops; the receipt marks them",
         )
+
+
+def _calibration_data(imported: ImportedModel, request: Request) -> CalibrationData:
+    from compiler.quantize.data import open_data
+
+    source = request.calibration
+    if source is None:
+        source = _shipped_samples(imported)
+    if source is None:
+        raise EdgeccError(
+            "--quantize int8 needs data that look like what the model will see",
+            "--calibration FILE.npz, or a folder of .npy files or pictures; 100 are plenty",
+        )
+    return open_data(source, imported.inputs, request.preprocessing)
+
+
+def diagnose(
+    model: str | Path,
+    target: str | Path | Target = "host",
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    consts: Mapping[str, np.ndarray] | None = None,
+    quantize: str = "int8",
+    calibration: Any = None,
+    recipe: str | Path | Recipe = "auto",
+    preprocessing: str | Path | Mapping[str, Any] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Diagnosis:
+    """Compares a model quantised and in float, layer by layer; arguments as of ``build``.
+
+    Raises:
+        EdgeccError: the model, the target or the data are at fault.
+    """
+    from compiler.quantize.request import make_request
+
+    if quantize == "none":
+        raise EdgeccError("--quantize none: there is no error to look for", "give --quantize int8")
+    request = make_request(quantize, calibration, recipe, preprocessing, "float32")
+    assert request is not None
+    chosen = target if isinstance(target, Target) else load_target(target)
+
+    from compiler.frontend import import_model
+    from compiler.passes import simplify
+    from compiler.quantize import debug, ptq
+
+    progress("import", 0, 1)
+    imported = import_model(Path(model), dict(shapes or {}), dict(consts or {}))
+    data = _calibration_data(imported, request)
+    simplified = simplify(imported.module, chosen)
+    found = ptq.quantize(simplified, chosen, data, request.recipe, progress)
+    progress("compare", 0, 1)
+    return debug.diagnose(found, data, [info.name for info in imported.outputs])
 
 
 def _shipped_samples(imported: ImportedModel) -> Path | None:

@@ -14,6 +14,7 @@ from compiler import __version__
 from compiler.cli import (
     bench,
     build,
+    debug,
     estimate,
     inspect,
     logs,
@@ -100,6 +101,7 @@ for command in (
     profile.profile,
     estimate.estimate,
     verify.verify,
+    debug.debug,
     inspect.inspect,
     targets.targets,
 ):

@@ -10,7 +10,18 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
-from compiler.cli.options import Const, Debug, Exact, Json, Model, Shape, TargetName, TuningLogs
+from compiler.cli.options import (
+    Calibration,
+    Const,
+    Debug,
+    Exact,
+    Json,
+    Model,
+    Recipe,
+    Shape,
+    TargetName,
+    TuningLogs,
+)
 from compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,23 +47,15 @@ def build(
         str,
         typer.Option(metavar="int8|none", help="int8: integer arithmetic, by calibration data."),
     ] = "none",
-    calibration: Annotated[
-        Path | None,
+    calibration: Calibration = None,
+    recipe: Recipe = None,
+    io: Annotated[
+        str,
         typer.Option(
-            metavar="PATH",
-            help="For --quantize: .npz of arrays by input name, or a folder of .npy files or of "
-            "pictures with a preprocessing.toml.",
-            show_default=False,
+            metavar="float32|quantized",
+            help="For --quantize: what the library takes and returns.",
         ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|FILE",
-            help="For --quantize: rules in TOML; auto prints those of the build to start from.",
-            show_default=False,
-        ),
-    ] = None,
+    ] = "float32",
     exact: Exact = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where an operator has no schedule template.")
@@ -84,6 +87,7 @@ def build(
             quantize=quantize,
             calibration=calibration,
             recipe=recipe or "auto",
+            io=io,
             exact=exact,
             strict=strict,
             verify=not no_verify,
@@ -115,8 +119,10 @@ def as_json(result: BuildResult) -> dict[str, Any]:
     }
 
 
-def _quantization(entry: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """The row about precision, of quantised models."""
+def _quantization(
+    entry: dict[str, Any] | None, precisions: list[tuple[str, float]]
+) -> list[tuple[str, str]]:
+    """The rows about precision, of quantised models."""
     if entry is None:
         return []
     counts, calibration = entry["operators"], entry["calibration"]
@@ -125,7 +131,8 @@ def _quantization(entry: dict[str, Any] | None) -> list[tuple[str, str]]:
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"
-    return [("quantised", text)]
+    shares = ", ".join(f"{name} {console.percent(share)}" for name, share in precisions)
+    return [("quantised", text), ("precision", shares)]
 
 
 def _print(result: BuildResult) -> None:
@@ -133,6 +140,8 @@ def _print(result: BuildResult) -> None:
     work = receipt["summary"].get("template", {})
     shares = sorted(work.items(), key=lambda item: -item[1])
     origins = receipt["summary"].get("tuned", {})
+    dtypes = receipt["summary"].get("executed_dtype", {})
+    precisions = sorted(dtypes.items(), key=lambda item: -item[1])
     tuned = sorted(origins.items(), key=lambda item: -item[1])
     verification = str(result.verification) if result.verification else "not asked for"
     console.pairs(
@@ -147,7 +156,7 @@ def _print(result: BuildResult) -> None:
                 f"{manifest['n_operators']}, {console.count(receipt['macs'])} multiply-accumulates",
             ),
             ("work", ", ".join(f"{name} {console.percent(share)}" for name, share in shares)),
-            *_quantization(manifest.get("quantization")),
+            *_quantization(manifest.get("quantization"), precisions),
             (
                 "tuned",
                 ", ".join(f"{name} {console.percent(share)}" for name, share in tuned)

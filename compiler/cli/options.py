@@ -49,6 +49,23 @@ Exact = Annotated[
     bool,
     typer.Option("--exact", help="Only sums of products: no Winograd convolutions."),
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="For --quantize: .npz of arrays by input name, or a folder of .npy files or of "
+        "pictures with a preprocessing.toml.",
+        show_default=False,
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|FILE",
+        help="For --quantize: rules in TOML; auto prints those of the build to start from.",
+        show_default=False,
+    ),
+]
 Shape = Annotated[
     list[str] | None,
     typer.Option(

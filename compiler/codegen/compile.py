@@ -145,6 +145,7 @@ def compile_kernel(
     """
     macs, in_place = work.multiply_accumulates(func), work.in_place_inputs(func)
     scheduled, report = schedules.apply(func, target, choose)
+    report = {"executed_dtype": work.executed_dtype(func), **report}
     if in_place:
         # The output may take over an input's memory, so the pointers may be equal.
         scheduled = scheduled.with_attr("tirx.noalias", False)

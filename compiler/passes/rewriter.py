@@ -52,6 +52,10 @@ class Rewriter:
         """Binds an expression to a variable that is called what it was called before."""
         return self.builder.emit(expr, name_hint=name or self.name)
 
+    def params(self, main: relax.Function) -> list[relax.Var]:
+        """Parameters of the new function."""
+        return list(main.params)
+
     def begin(self, main: relax.Function) -> None:
         """Called before the first binding."""
 
@@ -63,7 +67,7 @@ class Rewriter:
         main = module["main"]
         others = {gvar: f for gvar, f in module.functions.items() if gvar.name_hint != "main"}
         self.builder = relax.BlockBuilder(tvm.IRModule(others, attrs=module.attrs))
-        with self.builder.function("main", list(main.params)):
+        with self.builder.function("main", self.params(main)):
             with self.builder.dataflow():
                 self.begin(main)
                 for block in main.body.blocks:

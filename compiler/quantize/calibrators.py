@@ -128,6 +128,12 @@ class Entropy(_OfHistogram):
 
     def _ranges(self, low: float, high: float) -> Iterator[tuple[float, Range]]:
         histogram = self.histogram
+        counts = histogram.counts.copy()
+        # Exact zeros are always represented; their number would outweigh everything else.
+        zero = -histogram.first
+        if len(counts) > 1:
+            beside = np.delete(counts[max(zero - 1, 0) : zero + 2], min(zero, 1))
+            counts[zero] = min(counts[zero], beside.max())
         edges = np.arange(len(histogram.counts) + 1) + histogram.first
         for share in SHARES:
             start = int(np.floor(low * share / histogram.width)) - histogram.first
@@ -136,7 +142,7 @@ class Entropy(_OfHistogram):
             if end - start < LEVELS // 2:
                 continue
             ends = max(edges[start] * histogram.width, low), min(edges[end] * histogram.width, high)
-            yield _divergence(histogram.counts, start, end), (float(ends[0]), float(ends[1]))
+            yield _divergence(counts, start, end), (float(ends[0]), float(ends[1]))
         if len(histogram.counts) < LEVELS // 2:
             yield np.inf, (low, high)
 
@@ -155,7 +161,9 @@ def _divergence(counts: np.ndarray, start: int, end: int) -> float:
     p = clipped[seen] / clipped.sum()
     # a bin that only outliers fill has no mass of its own: a tiny one keeps the logarithm finite
     q = np.maximum(spread[seen], 1e-9) / max(spread.sum(), 1e-9)
-    return float(np.sum(p * np.log(p / q)))
+    # what merged bins differ by chance (Miller, "Note on the bias of information estimates", 1955)
+    chance = (np.count_nonzero(seen) - np.count_nonzero(occupied)) / (2 * clipped.sum())
+    return float(np.sum(p * np.log(p / q)) - chance)
 
 
 CALIBRATORS = {"minmax": MinMax, "percentile": Percentile, "entropy": Entropy, "mse": Mse}

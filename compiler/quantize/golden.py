@@ -16,6 +16,7 @@ from compiler.errors import EdgeccError
 from compiler.package import Golden
 from compiler.package.verify import difference
 from compiler.program import TensorInfo
+from compiler.quantize.ptq import Quantized
 from compiler.quantize.qdq import Quantum
 from compiler.quantize.reference import Evaluator
 
@@ -48,7 +49,7 @@ class Accuracy:
 def quantized_golden(
     golden: Golden,
     simplified: tvm.IRModule,
-    quantized: tvm.IRModule,
+    quantized: Quantized,
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
 ) -> tuple[Golden, Accuracy]:
@@ -57,6 +58,7 @@ def quantized_golden(
     Args:
         golden: of the float model.
         simplified: the float graph that was quantised.
+        inputs, outputs: of the float model.
 
     The tolerance is one step of an 8-bit output, or more for a model that amplifies rounding: 4
     times what its outputs move when each number that is quantised is off by rounding errors of
@@ -78,17 +80,33 @@ def quantized_golden(
                 f"the imported float model is wrong: output '{name}' is off by {off:.3g}",
                 "this is a bug of edgecc; --no-verify builds nevertheless",
             )
-    evaluator = Evaluator(quantized)
+    stored = dict(zip(inputs, quantized.of_inputs(), strict=True))
+    fed = {
+        info.name: np.asarray(golden.inputs[info.name])
+        if quantum is None
+        else quantum.quantize(golden.inputs[info.name])
+        for info, quantum in stored.items()
+    }
+    params = [param.name for param in simplified["main"].params]
+    given = dict(zip(params, fed.values(), strict=True))
+    evaluator = Evaluator(quantized.module)
     wanted = dict(zip(names, evaluator.run(given), strict=True))
     spread, steps = _spread(evaluator, given, list(wanted.values()))
+    if any(quantum is not None for quantum in quantized.of_outputs()):
+        steps = max(1, SPREAD_FACTOR * steps)
     made = replace(
         golden,
+        inputs=fed,
         outputs=wanted,
         reference="NumPy on the quantised graph",
         tolerance=max(golden.tolerance, STEP, SPREAD_FACTOR * spread),
         integer_tolerance=max(golden.integer_tolerance, steps),
     )
-    return made, Accuracy({name: sqnr(exact[name], wanted[name]) for name in names})
+    real = {
+        name: wanted[name] if quantum is None else quantum.dequantize(wanted[name])
+        for name, quantum in zip(names, quantized.of_outputs(), strict=True)
+    }
+    return made, Accuracy({name: sqnr(exact[name], real[name]) for name in names})
 
 
 def tolerate_rounding(

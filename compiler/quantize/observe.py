@@ -38,50 +38,61 @@ class _Outputs(Rewriter):
         return values[0] if len(values) == 1 else relax.Tuple(values)
 
 
-def observe(
-    module: tvm.IRModule,
-    inputs: tuple[TensorInfo, ...],
-    tensors: Sequence[relax.Var],
-    samples: Iterable[Mapping[str, np.ndarray]],
-    watch: Observer,
-) -> None:
-    """Calls ``watch(index, values by variable)`` for each sample.
+class ObservedModel:
+    """A float model that shows some of its tensors.
 
     Args:
         module: simplified; ``tensors`` are variables of its ``main``, parameters among them.
         inputs: of the model, in the order of main's parameters.
     """
-    params = dict(zip(module["main"].params, inputs, strict=True))
-    computed = [var for var in dict.fromkeys(tensors) if var not in params]
-    given = {var: params[var].name for var in tensors if var in params}
-    if not computed:
+
+    def __init__(
+        self, module: tvm.IRModule, inputs: tuple[TensorInfo, ...], tensors: Iterable[relax.Var]
+    ) -> None:
+        params = dict(zip(module["main"].params, inputs, strict=True))
+        unique = list(dict.fromkeys(tensors))
+        computed = [var for var in unique if var not in params]
+        self._given = {var: params[var].name for var in unique if var in params}
+        self._names = {var: f"t{i}" for i, var in enumerate(computed)}
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecc-observe-")
+        self._model: Model | None = None
+        if computed:
+            try:
+                path = Path(self._folder.name) / "model"
+                self._model = Model(_compile(module, inputs, self._names, path))
+            except BaseException:
+                self._folder.cleanup()
+                raise
+
+    def walk(self, samples: Iterable[Mapping[str, np.ndarray]], watch: Observer) -> None:
+        """Calls ``watch(index, values by variable)`` for each sample."""
         for index, sample in enumerate(samples):
-            watch(index, {var: sample[name] for var, name in given.items()})
-        return
-    names = [f"t{i}" for i in range(len(computed))]
-    with tempfile.TemporaryDirectory(prefix="edgecc-observe-") as folder:
-        package = _compile(module, inputs, computed, names, Path(folder) / "model")
-        with Model(package) as model:
-            for index, sample in enumerate(samples):
-                outputs = model.run(sample)
-                values = {var: outputs[name] for var, name in zip(computed, names, strict=True)}
-                values |= {var: sample[name] for var, name in given.items()}
-                watch(index, values)
+            values = {var: sample[name] for var, name in self._given.items()}
+            if self._model is not None:
+                outputs = self._model.run(sample)
+                values |= {var: outputs[name] for var, name in self._names.items()}
+            watch(index, values)
+
+    def __enter__(self) -> ObservedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._model is not None:
+            self._model.close()
+        self._folder.cleanup()
 
 
 def _compile(
     module: tvm.IRModule,
     inputs: tuple[TensorInfo, ...],
-    tensors: Sequence[relax.Var],
-    names: Sequence[str],
+    names: Mapping[relax.Var, str],
     folder: Path,
 ) -> Path:
     target = load_target("host")
     outputs = tuple(
-        TensorInfo(name, str(var.ty.dtype), shape_of(var))
-        for name, var in zip(names, tensors, strict=True)
+        TensorInfo(name, str(var.ty.dtype), shape_of(var)) for var, name in names.items()
     )
-    lowered = lower(_Outputs(tensors).rewrite(module), target, exact=True)
+    lowered = lower(_Outputs(list(names)).rewrite(module), target, exact=True)
     return write_package(
         compile_module(lowered, target, "observed", inputs, outputs), target, folder
     )

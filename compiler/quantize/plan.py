@@ -44,12 +44,14 @@ class Plan:
         choices: what the recipe says of each region.
         stored: in order of execution.
         quantized: regions that read integers.
+        integer_io: the model takes and returns integers where it can.
     """
 
     graph: Graph
     choices: dict[Region, Choice]
     stored: dict[relax.Var, Stored]
     quantized: frozenset[Region]
+    integer_io: bool = False
 
     def is_integer(self, region: Region) -> bool:
         """Whether a convolution or product is computed in integers."""
@@ -67,14 +69,14 @@ class Plan:
         return var if like is None else self.leader(like)
 
 
-def make_plan(graph: Graph, recipe: Recipe) -> Plan:
+def make_plan(graph: Graph, recipe: Recipe, integer_io: bool = False) -> Plan:
     """Applies a recipe to a graph."""
-    return _Planner(graph, recipe).plan()
+    return _Planner(graph, recipe, integer_io).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, recipe: Recipe) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, recipe: Recipe, integer_io: bool) -> None:
+        self.graph, self.integer_io = graph, integer_io
         self.choices = {r: recipe.choice(operator_of(r), r.names) for r in graph.regions}
         self.wanted: set[relax.Var] = set()
         self.quantized: set[Region] = set()
@@ -91,7 +93,8 @@ class _Planner:
             if self._computes_integers(region):
                 self.quantized.add(region)
             self._store(region.end, region)
-        return Plan(graph, self.choices, self.stored, frozenset(self.quantized))
+        quantized = frozenset(self.quantized)
+        return Plan(graph, self.choices, self.stored, quantized, self.integer_io)
 
     def _allowed(self, region: Region) -> bool:
         return region.kind != "float" and self.choices[region].precision == "int8"
@@ -99,11 +102,9 @@ class _Planner:
     def _is_wanted(self, var: relax.Var) -> bool:
         """Whether all readers would take integers."""
         readers = self._reading_regions(var)
-        return (
-            bool(readers)
-            and var not in self.graph.results
-            and all(self._wants(region, var) for region in readers)
-        )
+        if var in self.graph.results:
+            return self.integer_io and all(self._wants(region, var) for region in readers)
+        return bool(readers) and all(self._wants(region, var) for region in readers)
 
     def _reading_regions(self, var: relax.Var) -> list[Region]:
         found = (self.graph.region_of[r] for r in self.graph.readers.get(var, ()))
@@ -142,6 +143,7 @@ class _Planner:
         )
         if not whole and not copy:
             return
+        whole = whole or (region is None and self.integer_io)
         like = None
         if whole and region is not None and region.kind == "move":
             like = next(

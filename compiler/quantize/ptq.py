@@ -10,11 +10,12 @@ import tvm
 from tvm import relax
 
 from compiler.passes.dot_layout import dot_layouts
+from compiler.quantize.bias_correction import correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
-from compiler.quantize.insert import Weights, insert
+from compiler.quantize.insert import Copy, Weights, insert
 from compiler.quantize.neighbours import quantize_neighbours
-from compiler.quantize.observe import observe
+from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
 from compiler.quantize.recipe import Recipe
@@ -34,12 +35,25 @@ class Quantized:
         plan: the decisions, over the float module's variables.
         activations: scales and zero points of all stored tensors.
         weights: of all convolutions and products in integers.
+        copies: of stored tensors and results in ``module``.
     """
 
     module: tvm.IRModule
     plan: Plan
     activations: dict[relax.Var, Quantum]
     weights: dict[relax.Var, Weights]
+    copies: dict[relax.Var, Copy]
+
+    def of_inputs(self) -> list[Quantum | None]:
+        """Of the model's inputs; None for what it takes as floats."""
+        return [self._stored_only(var) for var in self.plan.graph.params]
+
+    def of_outputs(self) -> list[Quantum | None]:
+        return [self._stored_only(var) for var in self.plan.graph.outputs]
+
+    def _stored_only(self, var: relax.Var) -> Quantum | None:
+        stored = self.plan.stored.get(var)
+        return None if stored is None or stored.copy else self.activations[var]
 
     def summary(self) -> dict[str, int]:
         """Convolutions and products by the precision that was decided on."""
@@ -56,20 +70,34 @@ def quantize(
     data: CalibrationData,
     recipe: Recipe,
     progress: Progress = lambda stage, done, total: None,
+    integer_io: bool = False,
 ) -> Quantized:
     """Quantises a simplified module.
 
     Args:
         data: samples of its inputs.
+        integer_io: the new module takes and returns integers where it stores them.
 
     Raises:
         EdgeccError: the data do not fit the model.
     """
-    plan = make_plan(Graph(module), recipe)
-    ranges = calibrate(plan, data, progress)
-    activations = choose_quanta(plan, ranges, activation_dtype(target))
-    weights = quantize_all_weights(plan, target)
-    return Quantized(insert(plan, activations, weights), plan, activations, weights)
+    plan = make_plan(Graph(module), recipe, integer_io)
+    calibrators = {
+        var: make_calibrator(stored.calibrator)
+        for var, stored in plan.stored.items()
+        if not _is_moved(plan, var)
+    }
+    seen = [*calibrators, *(operands(plan) if recipe.bias_correction else ())]
+    progress("calibrate", 0, 0)
+    with ObservedModel(module, data.inputs, seen) as model:
+        ranges = _calibrate(calibrators, model, data, progress)
+        activations = choose_quanta(plan, ranges, activation_dtype(target))
+        weights = quantize_all_weights(plan, target)
+        if recipe.bias_correction:
+            progress("correct biases", 0, 0)
+            weights = correct_biases(plan, model, data, activations, weights)
+    made, copies = insert(plan, activations, weights)
+    return Quantized(made, plan, activations, weights, copies)
 
 
 def node_names(graph: Graph) -> list[tuple[str, str]]:
@@ -77,23 +105,20 @@ def node_names(graph: Graph) -> list[tuple[str, str]]:
     return [(operator_of(r), r.name) for r in graph.regions if r.kind != "float"]
 
 
-def calibrate(
-    plan: Plan, data: CalibrationData, progress: Progress
+def _calibrate(
+    calibrators: dict[relax.Var, Calibrator],
+    model: ObservedModel,
+    data: CalibrationData,
+    progress: Progress,
 ) -> dict[relax.Var, tuple[float, float]]:
     """The range of each stored tensor whose values are not another's."""
-    calibrators: dict[relax.Var, Calibrator] = {
-        var: make_calibrator(stored.calibrator)
-        for var, stored in plan.stored.items()
-        if not _is_moved(plan, var)
-    }
 
     def watch(index: int, values: dict[relax.Var, np.ndarray]) -> None:
         for var, calibrator in calibrators.items():
             calibrator.observe(values[var])
         progress("calibrate", index + 1, 0)
 
-    progress("calibrate", 0, 0)
-    observe(plan.graph.module, data.inputs, list(calibrators), data, watch)
+    model.walk(data, watch)
     return {var: calibrator.range() for var, calibrator in calibrators.items()}
 
 

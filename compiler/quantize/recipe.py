@@ -69,9 +69,14 @@ def _plain_name(pattern: str) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is quantised."""
+    """How a model is quantised.
+
+    Args:
+        bias_correction: see ``bias_correction``.
+    """
 
     rules: tuple[Rule, ...] = ()
+    bias_correction: bool = True
 
     def choice(self, operator: str, names: Sequence[str]) -> Choice:
         """What applies to an operator."""

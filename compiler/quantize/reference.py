@@ -7,7 +7,7 @@ kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,21 +50,41 @@ class Evaluator:
         inputs: Mapping[str, np.ndarray],
         disturb: Disturbance = lambda values, quantum: values,
     ) -> list[np.ndarray]:
-        values: dict[relax.Var, Any] = {}
-        for param in self.main.params:
-            values[param] = _wide(inputs[param.name])
-        index = 0
-        for block in self.main.body.blocks:
-            for binding in block.bindings:
-                values[binding.var] = self._value(binding.value, values, disturb)
-                for dead in self._last_reads.get(index, ()):
-                    del values[dead]
-                index += 1
-        result = self._value(self.main.body.body, values, disturb)
+        result = self._run(inputs, disturb, {})
         body = self.main.body.body
         types = body.ty.fields if isinstance(body.ty, relax.TupleType) else [body.ty]
         results = result if isinstance(result, list) else [result]
         return [np.asarray(r).astype(str(ty.dtype)) for r, ty in zip(results, types, strict=True)]
+
+    def trace(
+        self, inputs: Mapping[str, np.ndarray], wanted: Iterable[relax.Var]
+    ) -> dict[relax.Var, np.ndarray]:
+        """The values of some variables."""
+        found: dict[relax.Var, Any] = dict.fromkeys(wanted)
+        self._run(inputs, lambda values, quantum: values, found)
+        return found
+
+    def _run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        disturb: Disturbance,
+        found: dict[relax.Var, Any],
+    ) -> Any:
+        values: dict[relax.Var, Any] = {}
+        for param in self.main.params:
+            values[param] = _wide(inputs[param.name])
+            if param in found:
+                found[param] = values[param]
+        index = 0
+        for block in self.main.body.blocks:
+            for binding in block.bindings:
+                values[binding.var] = self._value(binding.value, values, disturb)
+                if binding.var in found:
+                    found[binding.var] = values[binding.var]
+                for dead in self._last_reads.get(index, ()):
+                    del values[dead]
+                index += 1
+        return self._value(self.main.body.body, values, disturb)
 
     def _value(self, expr: relax.Expr, values: Mapping, disturb: Disturbance) -> Any:
         if isinstance(expr, relax.Var):

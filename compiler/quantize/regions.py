@@ -99,7 +99,8 @@ class Graph:
         for block in main.body.blocks:
             for binding in block.bindings:
                 self.values[binding.var] = binding.value
-        self.results = {self.origin(v) for v in self._operands(main.body.body)}
+        self.outputs = [self.origin(v) for v in self._operands(main.body.body)]
+        self.results = set(self.outputs)
         self.operands = {var: self._operands(value) for var, value in self.values.items()}
         self.readers: dict[relax.Var, list[relax.Var]] = {}
         for var, operands in self.operands.items():

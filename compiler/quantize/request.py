@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import EdgeccError
+from compiler.package.entry import Quantization
+from compiler.program import TensorInfo
 from compiler.quantize.images import Preprocessing
 from compiler.quantize.recipe import DEFAULT, Recipe
 
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
     from compiler.quantize.data import CalibrationData
     from compiler.quantize.golden import Accuracy
     from compiler.quantize.ptq import Quantized
+    from compiler.quantize.qdq import Quantum
 
 PRECISIONS = ("none", "int8")
+IO = ("float32", "quantized")
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,13 @@ class Request:
     """Args:
     calibration: see ``compiler.quantize.data.open_data``; None: that of the shipped model.
     preprocessing: of pictures; None: that of their folder.
+    integer_io: the library takes and returns integers where the graph stores them.
     """
 
     calibration: Any
     recipe: Recipe
     preprocessing: Preprocessing | None = None
+    integer_io: bool = False
 
 
 def make_request(
@@ -36,6 +42,7 @@ def make_request(
     calibration: Any,
     recipe: str | Path | Recipe,
     preprocessing: str | Path | Mapping[str, Any] | Preprocessing | None,
+    io: str,
 ) -> Request | None:
     """The request, None for a model in its own precision.
 
@@ -49,7 +56,11 @@ def make_request(
             "--quantize int8 makes integer arithmetic from calibration data, --quantize none "
             "builds the model in its own precision",
         )
+    if io not in IO:
+        raise EdgeccError(f"--io {io}: not known", f"known are {', '.join(IO)}")
     if quantize == "none":
+        if io != IO[0]:
+            raise EdgeccError("--io quantized is for quantised models", "give --quantize int8 too")
         if calibration is not None or recipe != "auto" or preprocessing is not None:
             raise EdgeccError(
                 "calibration data and recipes are for quantisation", "give --quantize int8 too"
@@ -61,7 +72,25 @@ def make_request(
         preprocessing = Preprocessing.read(Path(preprocessing))
     elif isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing.of(dict(preprocessing), "preprocessing")
-    return Request(calibration, recipe, preprocessing)
+    return Request(calibration, recipe, preprocessing, io == "quantized")
+
+
+def io_tensors(
+    infos: tuple[TensorInfo, ...], quanta: list[Quantum | None]
+) -> tuple[TensorInfo, ...]:
+    """Inputs or outputs as the library has them."""
+    pairs = zip(infos, quanta, strict=True)
+    return tuple(i if q is None else replace(i, dtype=q.dtype) for i, q in pairs)
+
+
+def io_scales(
+    infos: tuple[TensorInfo, ...], quanta: list[Quantum | None]
+) -> dict[str, Quantization]:
+    """For the manifest and the library's description."""
+    pairs = zip(infos, quanta, strict=True)
+    return {
+        i.name: Quantization(float(q.scale), int(q.zero_point)) for i, q in pairs if q is not None
+    }
 
 
 def describe(
@@ -77,6 +106,17 @@ def describe(
             "sha256": data.sha256,
             "preprocessing": preprocessing,
         },
+        "inputs": _scales(quantized, quantized.plan.graph.params),
         "recipe": recipe,
         "sqnr_db": accuracy.rounded() if accuracy else None,
+    }
+
+
+def _scales(quantized: Quantized, params: list[Any]) -> dict[str, Any]:
+    """How inputs are stored inside, whichever way they come in."""
+    found = {p.name: quantized.activations.get(p) for p in params}
+    return {
+        name: {"dtype": q.dtype, "scale": float(q.scale), "zero_point": int(q.zero_point)}
+        for name, q in found.items()
+        if q is not None
     }

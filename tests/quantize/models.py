@@ -46,7 +46,9 @@ class Builder:
             ]
 
         graph = helper.make_graph(self.nodes, "g", infos(inputs), infos(outputs), self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10
+        )
         onnx.checker.check_model(model)
         onnx.save(model, path)
         return path

@@ -63,7 +63,7 @@ def test_a_residual_block_stores_what_kernels_hand_over(tmp_path):
     pooled = b.node("MaxPool", clipped, name="pooled", kernel_shape=[2, 2], strides=[2, 2])
     b.conv(pooled, 8, 4, name="y")
     path = b.save(tmp_path / "m.onnx", {"x": (1, 3, 8, 8)}, {"y": (1, 4, 4, 4)})
-    found = quantized(path)
+    found = quantized(path, target="arm_cortex_a72")
     scales = stored(found)
     # neither bias sums nor the summands of the epilogue, nor the float output
     assert list(scales) == ["x", "stem_relu", "left_swish", "clipped", "pooled"]
@@ -137,7 +137,8 @@ def test_rules_keep_operators_in_float(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
-    return quantized(DIGITS, samples=CALIBRATION)
+    recipe = Recipe(DEFAULT.rules, bias_correction=False)
+    return quantized(DIGITS, recipe, "arm_cortex_a72", CALIBRATION)
 
 
 def test_digits_compute_what_onnx_runtime_computes(digits):
@@ -184,6 +185,26 @@ def test_the_digit_classifier_keeps_its_accuracy(tmp_path, target):
     int8_labels = np.array([session(i[None]).argmax() for i in images])
     assert (int8_labels == float_labels).mean() >= 0.99
     assert (int8_labels == labels).sum() >= (float_labels == labels).sum() - 2
+
+
+def test_integers_in_and_out(tmp_path):
+    """The same numbers as with float inputs and outputs, but for the rounding of the output."""
+    plain = compiler.build(DIGITS, "host", tmp_path / "f", quantize="int8", verify=False)
+    result = compiler.build(DIGITS, "host", tmp_path / "q", quantize="int8", io="quantized")
+    assert result.verification is not None
+    assert result.verification.passed
+    (given,), (made,) = result.manifest["inputs"], result.manifest["outputs"]
+    assert (given["dtype"], made["dtype"]) == ("uint8", "uint8")
+    image = np.load(HELD_OUT)["image"][:1, None]
+    first, last = (
+        Quantum.of(row["scale"], row["zero_point"], row["dtype"]) for row in (given, made)
+    )
+    real = image.astype("float32") / 255
+    with compiler.load(plain.path) as floats, compiler.load(result.path) as integers:
+        wanted, got = floats(real), integers(first.quantize(real))
+    assert got.dtype == np.uint8
+    steps = np.abs(last.quantize(wanted).astype("i4") - got)
+    assert steps.max() <= 1
 
 
 def test_builds_are_reproducible(tmp_path):
