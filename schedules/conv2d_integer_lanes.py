@@ -178,6 +178,6 @@ def _unroll_tile(
         *_, pixel, channel = sch.get_loops(inputs)
         sch.vectorize(channel)
         sch.unroll(pixel)
-    for loop in [kw, step, vector, w] if shares else [step, vector, w]:
+    for loop in (kw, step, vector, w):
         sch.unroll(loop)
     return block
