@@ -157,3 +157,17 @@ def test_any_shape_and_decision(data):
     values = data.draw(st.sampled_from(listing.space.rows))
     func = scheduled(problem, target, TakeValues(values))
     problem.check(run_scheduled(problem, func, target))
+
+
+@pytest.mark.parametrize("name", ["arm_cortex_a72", "arm_cortex_a76"])
+def test_decisions_of_lanes(name):
+    """The same under emulation, for some of them."""
+    target = load_target(name)
+    problem = Problem((24, 40, 7, 10, 3, 1, 1, 1), dot_layouts(target)[0])
+    listing = Listing()
+    scheduled(problem, target, listing)
+    rows = listing.space.rows
+    for values in rows[1 :: len(rows) // 4]:
+        problem.check(
+            run_scheduled(problem, scheduled(problem, target, TakeValues(values)), target)
+        )
