@@ -205,7 +205,7 @@ class _Build:
         from compiler.quantize.request import describe, io_scales, io_tensors
 
         inputs, outputs = self.imported.inputs, self.imported.outputs
-        data = _calibration_data(self.imported, request)
+        data = calibration_data(self.imported, request)
         golden = self.golden(next(iter(data)))
         found = quantize(
             self.simplified, self.target, data, request.recipe, self.progress, request.integer_io
@@ -269,7 +269,12 @@ def _refuse_fallbacks(program: Program) -> None:
         )
 
 
-def _calibration_data(imported: ImportedModel, request: Request) -> CalibrationData:
+def calibration_data(imported: ImportedModel, request: Request) -> CalibrationData:
+    """The samples of a request, or those that come with the shipped model.
+
+    Raises:
+        EdgeccError: there are none, or they can't be read.
+    """
     from compiler.quantize.data import open_data
 
     source = request.calibration
@@ -314,7 +319,7 @@ def diagnose(
 
     progress("import", 0, 1)
     imported = import_model(Path(model), dict(shapes or {}), dict(consts or {}))
-    data = _calibration_data(imported, request)
+    data = calibration_data(imported, request)
     simplified = simplify(imported.module, chosen)
     found = ptq.quantize(simplified, chosen, data, request.recipe, progress)
     progress("compare", 0, 1)

@@ -17,6 +17,7 @@ from compiler.cli.options import (
     Exact,
     Json,
     Model,
+    Quantize,
     Recipe,
     Shape,
     TargetName,
@@ -43,10 +44,7 @@ def build(
     ] = None,
     shape: Shape = None,
     const: Const = None,
-    quantize: Annotated[
-        str,
-        typer.Option(metavar="int8|none", help="int8: integer arithmetic, by calibration data."),
-    ] = "none",
+    quantize: Quantize = "none",
     calibration: Calibration = None,
     recipe: Recipe = None,
     io: Annotated[

@@ -49,6 +49,10 @@ Exact = Annotated[
     bool,
     typer.Option("--exact", help="Only sums of products: no Winograd convolutions."),
 ]
+Quantize = Annotated[
+    str,
+    typer.Option(metavar="int8|none", help="int8: integer arithmetic, by calibration data."),
+]
 Calibration = Annotated[
     Path | None,
     typer.Option(

@@ -12,7 +12,17 @@ import typer
 
 from compiler.cli import console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
-from compiler.cli.options import Const, Debug, Exact, Model, Shape, TargetName
+from compiler.cli.options import (
+    Calibration,
+    Const,
+    Debug,
+    Exact,
+    Model,
+    Quantize,
+    Recipe,
+    Shape,
+    TargetName,
+)
 from compiler.cli.tuning_view import make_view
 from compiler.errors import EdgeccError
 
@@ -87,6 +97,9 @@ def tune(
     cooldown: Cooldown = 0.0,
     shape: Shape = None,
     const: Const = None,
+    quantize: Quantize = "none",
+    calibration: Calibration = None,
+    recipe: Recipe = None,
     exact: Exact = False,
     json: Events = False,
     debug: Debug = False,
@@ -108,6 +121,9 @@ def tune(
             tuning_logs=tuning_logs,
             shapes=shapes,
             consts=consts,
+            quantize=quantize,
+            calibration=calibration,
+            recipe=recipe or "auto",
             exact=exact,
             where=where,
             builders=builders,

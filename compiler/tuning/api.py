@@ -16,6 +16,8 @@ from compiler.target import Target, load_target
 if TYPE_CHECKING:
     import numpy as np
 
+    from compiler.quantize.recipe import Recipe
+    from compiler.quantize.request import Request
     from compiler.tuning.log_writer import LogWriter
     from compiler.tuning.measure import Device, Settings
     from compiler.tuning.tasks import Task
@@ -106,6 +108,9 @@ def tune(
     tuning_logs: str | Path = "tuning_logs",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     consts: Mapping[str, np.ndarray] | None = None,
+    quantize: str = "none",
+    calibration: Any = None,
+    recipe: str | Path | Recipe = "auto",
     exact: bool = False,
     where: Where | None = None,
     builders: str | None = None,
@@ -115,7 +120,8 @@ def tune(
     """Searches the schedule spaces of a model's operators on the real machine.
 
     Args:
-        model, target, shapes, consts, exact: as of ``compiler.build``.
+        model, target, shapes, consts, quantize, calibration, recipe, exact: as of
+            ``compiler.build``.
         trials: candidates to measure at most; default: until the next promise less than 1 % of the
             model's time.
         threads: of the kernels; default: the target's cores.
@@ -128,6 +134,7 @@ def tune(
         EdgeccError: the model, the target, the log or the device is at fault. Finished measurements
             are in the log, whatever happens.
     """
+    from compiler.quantize.request import make_request
     from compiler.target_check import check_llvm
     from compiler.tuning.log_writer import LogWriter
     from compiler.tuning.measure import Settings
@@ -136,7 +143,8 @@ def tune(
     chosen = target if isinstance(target, Target) else load_target(target)
     check_llvm(chosen)
     where = where or Where()
-    tasks = _tasks(Path(model), chosen, shapes, consts, exact)
+    request = make_request(quantize, calibration, recipe, None, "float32")
+    tasks = _tasks(Path(model), chosen, shapes, consts, exact, request)
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
     with LogWriter(Path(tuning_logs) / chosen.name) as log:
@@ -164,13 +172,20 @@ def _tasks(
     shapes: Mapping[str, tuple[int, ...]] | None,
     consts: Mapping[str, np.ndarray] | None,
     exact: bool,
+    request: Request | None,
 ) -> list[Task]:
+    from compiler.api import calibration_data
     from compiler.frontend import import_model
-    from compiler.passes import optimize
+    from compiler.passes import lower, simplify
+    from compiler.quantize import ptq
     from compiler.tuning.tasks import extract
 
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
-    tasks = extract(optimize(imported.module, target, exact), target)
+    module = simplify(imported.module, target)
+    if request is not None:
+        data = calibration_data(imported, request)
+        module = ptq.quantize(module, target, data, request.recipe).module
+    tasks = extract(lower(module, target, exact), target)
     if not tasks:
         raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
     return tasks
