@@ -13,6 +13,7 @@ from compiler.passes.dot_layout import dot_layouts
 from compiler.quantize.bias_correction import correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
+from compiler.quantize.equalize import equalize
 from compiler.quantize.insert import Copy, Weights, insert
 from compiler.quantize.neighbours import quantize_neighbours
 from compiler.quantize.observe import ObservedModel
@@ -81,6 +82,8 @@ def quantize(
     Raises:
         EdgeccError: the data do not fit the model.
     """
+    if recipe.equalization:
+        module = equalize(module)
     plan = make_plan(Graph(module), recipe, integer_io)
     calibrators = {
         var: make_calibrator(stored.calibrator)

@@ -73,10 +73,12 @@ class Recipe:
 
     Args:
         bias_correction: see ``bias_correction``.
+        equalization: see ``equalize``.
     """
 
     rules: tuple[Rule, ...] = ()
     bias_correction: bool = True
+    equalization: bool = False
 
     def choice(self, operator: str, names: Sequence[str]) -> Choice:
         """What applies to an operator."""
