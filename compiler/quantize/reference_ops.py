@@ -136,14 +136,45 @@ def _permute(call: relax.Call, x: np.ndarray) -> np.ndarray:
     return x.transpose(None if axes is None else _ints(axes))
 
 
-def _elementwise(function: Callable) -> Evaluate:
+def _elementwise(function: Callable, integers: bool = False) -> Evaluate:
+    """Of floats, and of integers of one type where they have no rules of their own."""
+    kinds = "fbiu" if integers else "fb"
+
     def evaluate(call: relax.Call, *operands: Any) -> np.ndarray | None:
         arrays = operands[: function.nin] if isinstance(function, np.ufunc) else operands
-        # integers have rules of their own for overflow and division
-        floats = all(isinstance(a, np.ndarray) and a.dtype.kind in "fb" for a in arrays)
-        return function(*arrays) if floats else None
+        known = all(isinstance(a, np.ndarray) and a.dtype.kind in kinds for a in arrays)
+        return function(*arrays) if known else None
 
     return evaluate
+
+
+def _reduced(function: Callable) -> Evaluate:
+    def evaluate(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
+        return function(x, axis=_axes(call)).astype(x.dtype)
+
+    return evaluate
+
+
+def _astype(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
+    dtype = str(call.ty.dtype)
+    if dtype == "float32":
+        return x.astype("float64")
+    return x.astype(dtype) if dtype.startswith(("int", "uint")) else None
+
+
+def _softmax(call: relax.Call, x: np.ndarray) -> np.ndarray:
+    axis = int(call.attrs.axis)
+    power = np.exp(x - x.max(axis=axis, keepdims=True))
+    return power / power.sum(axis=axis, keepdims=True)
+
+
+def _layer_norm(call: relax.Call, x: np.ndarray, gain: np.ndarray, shift: np.ndarray):
+    attrs, axes = call.attrs, tuple(_ints(call.attrs.axes))
+    if axes not in ((-1,), (x.ndim - 1,)) or not (attrs.center and attrs.scale):
+        return None
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred**2).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + float(attrs.epsilon)) * gain + shift
 
 
 EVALUATORS: dict[str, Evaluate] = {
@@ -172,10 +203,21 @@ EVALUATORS: dict[str, Evaluate] = {
     "relax.tanh": _elementwise(np.tanh),
     "relax.exp": _elementwise(np.exp),
     "relax.sqrt": _elementwise(np.sqrt),
-    "relax.add": _elementwise(np.add),
-    "relax.subtract": _elementwise(np.subtract),
-    "relax.multiply": _elementwise(np.multiply),
+    "relax.add": _elementwise(np.add, integers=True),
+    "relax.subtract": _elementwise(np.subtract, integers=True),
+    "relax.multiply": _elementwise(np.multiply, integers=True),
     "relax.divide": _elementwise(np.divide),
-    "relax.maximum": _elementwise(np.maximum),
-    "relax.minimum": _elementwise(np.minimum),
+    "relax.maximum": _elementwise(np.maximum, integers=True),
+    "relax.minimum": _elementwise(np.minimum, integers=True),
+    "relax.negative": _elementwise(np.negative, integers=True),
+    "relax.equal": _elementwise(np.equal, integers=True),
+    "relax.less": _elementwise(np.less, integers=True),
+    "relax.where": _elementwise(np.where, integers=True),
+    "relax.round": _elementwise(np.rint),
+    "relax.max": _reduced(np.max),
+    "relax.min": _reduced(np.min),
+    "relax.sum": _reduced(np.sum),
+    "relax.astype": _astype,
+    "relax.nn.softmax": _softmax,
+    "relax.nn.layer_norm": _layer_norm,
 }
