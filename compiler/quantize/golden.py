@@ -7,22 +7,25 @@ agree with that up to rounding errors.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
+from tvm import relax
 
 from compiler.errors import EdgeccError
 from compiler.package import Golden
 from compiler.package.verify import difference
 from compiler.program import TensorInfo
 from compiler.quantize.ptq import Quantized
-from compiler.quantize.qdq import Quantum
+from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of
 from compiler.quantize.reference import Evaluator
 
-# Rounding errors of float32 arithmetic before a number is quantised, as a share of the tensor's
-# largest: what they push over the edge between two steps becomes a whole step.
-ROUNDING = 2.0**-20
+# Rounding errors before a number is quantised, as a share of the tensor's largest: of float32
+# arithmetic, and of biases, which are counted in steps of the sums. What they push over the edge
+# between two steps becomes a whole step.
+ROUNDING = 2.0**-17
 SEEDS = 2
 SPREAD_FACTOR = 4
 # An output computed in float32 from integers may be off by what one step of 8 bits would be.
@@ -99,7 +102,9 @@ def quantized_golden(
         inputs=fed,
         outputs=wanted,
         reference="NumPy on the quantised graph",
-        tolerance=max(golden.tolerance, STEP, SPREAD_FACTOR * spread),
+        tolerance=max(
+            golden.tolerance, _step(quantized.module, wanted.values()), SPREAD_FACTOR * spread
+        ),
         integer_tolerance=max(golden.integer_tolerance, steps),
     )
     real = {
@@ -132,9 +137,29 @@ def tolerate_rounding(
         steps = max(steps, 1)
     return replace(
         golden,
-        tolerance=max(golden.tolerance, STEP, SPREAD_FACTOR * spread),
+        tolerance=max(golden.tolerance, _step(module, exact), SPREAD_FACTOR * spread),
         integer_tolerance=max(golden.integer_tolerance, steps),
     )
+
+
+def _step(module: tvm.IRModule, outputs: Iterable[np.ndarray]) -> float:
+    """The largest step of an output, as a share of its largest value: at least one of 8 bits."""
+    main = module["main"]
+    made = {b.var: b.value for block in main.body.blocks for b in block.bindings}
+    result = main.body.body
+    while result in made and not isinstance(made[result], relax.Call):
+        result = made[result]
+    results = list(result.fields) if isinstance(result, relax.Tuple) else [result]
+    step = STEP
+    for var, value in zip(results, outputs, strict=True):
+        while isinstance(made.get(var), relax.Var):
+            var = made[var]
+        quantum = quantum_of(made.get(var), DEQUANTIZE)
+        largest = float(np.abs(value).max(initial=0.0))
+        if quantum is not None and largest:
+            step = max(step, float(quantum.scale.max()) / largest)
+    # A whole step and what its float has been rounded by.
+    return 1.001 * step
 
 
 def _spread(
