@@ -126,6 +126,8 @@ def _quantization(
     counts, calibration = entry["operators"], entry["calibration"]
     text = f"{counts['int8']} of {sum(counts.values())} convolutions and products in int8, "
     text += f"{calibration['samples']} calibration samples"
+    if not counts["int8"]:
+        text += "; float32 is faster on this CPU, or the recipe wants it"
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"

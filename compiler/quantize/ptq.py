@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -19,12 +19,14 @@ from compiler.quantize.neighbours import quantize_neighbours
 from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
-from compiler.quantize.recipe import Recipe
+from compiler.quantize.recipe import Recipe, Rule
 from compiler.quantize.regions import Graph, weights_of
 from compiler.quantize.scales import activation_dtype, asymmetric, quantize_weights, symmetric
 from compiler.target import Target
 
 Progress = Callable[[str, int, int], None]
+
+IN_FLOATS = Rule("*", precision="float32")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ def quantize(
     progress: Progress = lambda stage, done, total: None,
     integer_io: bool = False,
 ) -> Quantized:
-    """Quantises a simplified module.
+    """Quantises a simplified module; for a CPU without products of bytes nothing, since it computes
+    floats faster.
 
     Args:
         data: samples of its inputs.
@@ -82,6 +85,8 @@ def quantize(
     Raises:
         EdgeccError: the data do not fit the model.
     """
+    if not dot_layouts(target):
+        recipe = replace(recipe, rules=(*recipe.rules, IN_FLOATS), bias_correction=False)
     if recipe.equalization:
         module = equalize(module)
     plan = make_plan(Graph(module), recipe, integer_io)

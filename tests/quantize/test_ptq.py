@@ -255,3 +255,20 @@ def test_all_dequantize_operators_have_one_reader(digits):
     for binding in bindings:
         if quantum_of(binding.value, DEQUANTIZE) is not None:
             assert readers[binding.var] == 1
+
+
+def test_a_cpu_without_products_of_bytes_stays_with_floats(tmp_path):
+    result = compiler.build(
+        DIGITS,
+        "riscv_sifive_u74",
+        tmp_path / "package",
+        quantize="int8",
+        verify=False,
+        tuning_logs=(),
+    )
+    plain = compiler.build(
+        DIGITS, "riscv_sifive_u74", tmp_path / "plain", verify=False, tuning_logs=()
+    )
+    assert result.manifest["quantization"]["operators"]["int8"] == 0
+    assert result.receipt["summary"]["executed_dtype"].get("int8", 0) == 0
+    assert len(result.receipt["operators"]) == len(plain.receipt["operators"])
