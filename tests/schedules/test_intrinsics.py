@@ -1,5 +1,7 @@
 """Dot-product intrinsics: what they do is what their descriptions say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tvm import s_tir, te, tirx
@@ -8,7 +10,7 @@ from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.target import load_target
 from schedules.intrinsics.dot import Dot, dot_product
 from schedules.intrinsics.neon_mlal import LANES
-from tests.kernels import run
+from tests.kernels import assembly, run
 
 TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72")
 
@@ -93,3 +95,16 @@ def test_weights_that_could_saturate_are_refused():
     assert layout.takes(weight)
     weight[1, 0] = -1
     assert not layout.takes(weight)
+
+
+def test_avx_vnni_needs_no_avx512():
+    """256-bit products of four bytes; no machine or emulator here runs them."""
+    v3 = load_target("x86_64_v3")
+    target = replace(v3, features=(*v3.features, "+avxvnni"))
+    (layout,) = dot_layouts(target)
+    dot = dot_product(target, layout.operand, layout.group)
+    assert dot is not None
+    text = assembly(sums_of_steps(layout, dot, 4, tensorized=True), target)
+    assert "vpdpbusd" in text
+    assert "ymm" in text
+    assert "zmm" not in text
