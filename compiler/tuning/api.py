@@ -144,7 +144,7 @@ def tune(
     check_llvm(chosen)
     where = where or Where()
     request = make_request(quantize, calibration, recipe, None, "float32")
-    tasks = _tasks(Path(model), chosen, shapes, consts, exact, request)
+    tasks = model_tasks(Path(model), chosen, shapes, consts, exact, request)
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
     with LogWriter(Path(tuning_logs) / chosen.name) as log:
@@ -166,7 +166,7 @@ def tune(
     )
 
 
-def _tasks(
+def model_tasks(
     model: Path,
     target: Target,
     shapes: Mapping[str, tuple[int, ...]] | None,
@@ -174,6 +174,14 @@ def _tasks(
     exact: bool,
     request: Request | None,
 ) -> list[Task]:
+    """What there is to tune of a model file.
+
+    Args:
+        request: how to quantise it before; None: not at all.
+
+    Raises:
+        EdgeccError: the model is at fault, or no operator of it has a choice.
+    """
     from compiler.api import calibration_data
     from compiler.frontend import import_model
     from compiler.passes import lower, simplify

@@ -129,9 +129,12 @@ def reference(path: Path, x: np.ndarray) -> np.ndarray:
     return session.run(None, {"x": x})[0]
 
 
-@pytest.mark.parametrize("most", [127, 63])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("target", "most"),
+    # Only on x86 small weights are multiplied by another instruction.
+    [*((t, 127) for t in TARGETS), *((t, 63) for t in ("host", "x86_64_v4"))],
+)
 def test_agrees_in_all_but_ties(target, name, most, tmp_path):
     machine = load_target(target)
     activation = "uint8" if machine.arch == "x86_64" else "int8"
