@@ -28,6 +28,7 @@ from schedules.blocks import (
     spread,
 )
 from schedules.choices import Chooser, nearby
+from schedules.conv2d import MAX_TILES, TILE_SLACK
 from schedules.dot_tiles import DotProblem
 from schedules.dots import find_dot, order_dots, use_intrinsic
 from schedules.intrinsics.dot import Dot
@@ -39,10 +40,6 @@ from schedules.tiles import (
     parallel_grain,
     split_for_cores,
 )
-
-# Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
-MAX_TILES = 16
-TILE_SLACK = 1.5
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,16 @@ from schedules.blocks import (
 from schedules.choices import Chooser
 from schedules.constants import rearrange_constant
 from schedules.conv2d_integer import Decision, Space
-from schedules.dot_tiles import DotProblem, parts
+from schedules.dot_tiles import DotProblem
 from schedules.intrinsics.dot import Dot
-from schedules.tiles import MAX_ROWS, RegisterTile, divisors, parallel_grain, worth_sharing
+from schedules.tiles import (
+    MAX_ROWS,
+    RegisterTile,
+    divisors,
+    parallel_grain,
+    parts,
+    worth_sharing,
+)
 
 # Registers of the largest group of widened weights; the bytes that they come from take half.
 MAX_GROUP = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compiler.target import Target
 from schedules.intrinsics.dot import Dot
-from schedules.tiles import MAX_COLUMNS, MAX_ROWS, RAGGED_COST, RegisterTile
+from schedules.tiles import MAX_COLUMNS, MAX_ROWS, RegisterTile, parts
 
 # Of a load beside arithmetic, in instructions.
 LOAD_COST = 0.35
@@ -85,10 +85,3 @@ class DotProblem:
         # A sum waits for the step before.
         chain = target.vector.fma_latency * target.vector.fma_per_cycle
         return max(arithmetic, chain) + LOAD_COST * loads
-
-
-def parts(target: Target, total: int, size: int) -> list[tuple[int, float]]:
-    """(extent, weighted count) of the full tiles and of the ragged last one."""
-    tiles = [(size, float(total // size))]
-    ragged = (total % size, RAGGED_COST.get(target.arch, 1.05))
-    return [*tiles, ragged] if total % size else tiles

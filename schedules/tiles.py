@@ -120,8 +120,8 @@ class TileProblem:
         registers, group = self.registers(target), self.group(tile)
         return sum(
             row_tiles * column_tiles * self._step_cycles(target, tile_rows, vectors, group)
-            for tile_rows, row_tiles in _tiles(target, self.rows, tile.rows)
-            for vectors, column_tiles in _tiles(
+            for tile_rows, row_tiles in parts(target, self.rows, tile.rows)
+            for vectors, column_tiles in parts(
                 target, self.columns * registers, tile.columns * registers
             )
         )
@@ -205,7 +205,7 @@ def weights_together(target: Target, tile: RegisterTile, inputs: int, steps: int
     return 0
 
 
-def _tiles(target: Target, total: int, size: int) -> list[tuple[int, float]]:
+def parts(target: Target, total: int, size: int) -> list[tuple[int, float]]:
     """(extent, weighted count) of the full tiles and of the ragged last one."""
     tiles = [(size, float(total // size))]
     ragged = (total % size, RAGGED_COST.get(target.arch, 1.05))

@@ -95,7 +95,7 @@ def _padded(x: te.Tensor, pads: tuple[int, int, int, int], zero: int) -> te.Tens
 
 
 def pack_weight(weight: np.ndarray, block: int) -> np.ndarray:
-    """int8 [C, 1, KH, KW] -> [ceil(C / c), KH, KW, c], zeros for channels that are none."""
+    """[C, 1, KH, KW] -> [ceil(C / c), KH, KW, c], zeros for channels that are none."""
     kernel = weight.shape[2:]
     spread = spread_channels(weight, 0, block, None).reshape(-1, block, *kernel)
     return np.ascontiguousarray(spread.transpose(0, 2, 3, 1))

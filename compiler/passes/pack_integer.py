@@ -27,7 +27,6 @@ from compiler.passes.packed_values import (
     pack,
     pack_constant,
     shape_of,
-    spread_channels,
     unpack,
 )
 from compiler.passes.readers import Readers
@@ -291,8 +290,8 @@ class IntegerFollowers(PackedFollowers):
             return sums
         x = stored.viewed(self.builder, collapsed=False)
         zero = int(data.quantum.zero_point)
-        weight = spread_channels(weight * data.quantum.scale, 0, x.block, None)
-        weight = weight.reshape(-1, x.block, *window.kernel).transpose(0, 2, 3, 1)
+        weight = (weight * data.quantum.scale).reshape(shape[1], 1, *window.kernel)
+        weight = integer_depthwise.pack_weight(weight, x.block)
 
         def compute(x, weight):
             centred = integer_ops.centred(x, window.pads, zero)
@@ -302,7 +301,7 @@ class IntegerFollowers(PackedFollowers):
         result = self.builder.emit_te(
             compute,
             x.expr,
-            relax.const(np.ascontiguousarray(weight)),
+            relax.const(weight),
             primfunc_name_hint="depthwise_conv2d",
             primfunc_attrs=FUSABLE,
         )

@@ -53,7 +53,8 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
         relax.transform.DeadCodeElimination(),
     ]
     with tvm.target.Target(target.tvm()):
-        module = fold_constants(sink_dequantize(module))
+        sunk = sink_dequantize(module)
+        module = module if sunk is module else fold_constants(sunk)
         module = store_as_operands(module, target)
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)

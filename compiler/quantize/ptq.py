@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from compiler.passes.dot_layout import dot_layouts
+from compiler.passes.dot_layout import activation_dtype, dot_layouts
 from compiler.quantize.bias_correction import correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
@@ -21,7 +21,7 @@ from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
 from compiler.quantize.recipe import Recipe, Rule
 from compiler.quantize.regions import Graph, weights_of
-from compiler.quantize.scales import activation_dtype, asymmetric, quantize_weights, symmetric
+from compiler.quantize.scales import asymmetric, quantize_weights, symmetric
 from compiler.target import Target
 
 Progress = Callable[[str, int, int], None]

@@ -9,16 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.quantize.qdq import Quantum
-from compiler.target import Target
 
 # Below it a float32 scale loses bits; such a tensor is zero for all that can be measured.
 SMALLEST_SCALE = 1e-30
 WEIGHT_LIMIT = 127
-
-
-def activation_dtype(target: Target) -> str:
-    """What the target multiplies fastest: unsigned by signed on x86, signed by signed elsewhere."""
-    return "uint8" if target.arch == "x86_64" else "int8"
 
 
 def asymmetric(low: float, high: float, dtype: str) -> Quantum:
