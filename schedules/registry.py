@@ -48,6 +48,7 @@ VERSIONS = {
     "conv2d": 1,
     "conv2d_integer": 1,
     "winograd": 1,
+    "winograd_integer": 1,
     "depthwise": 1,
     "depthwise_integer": 1,
     "depthwise_pointwise": 1,

@@ -33,13 +33,13 @@ from __future__ import annotations
 import re
 
 _LOAD = re.compile(r"^ +(%\S+) = load <(\d+) x i8>,")
-_FIRST = re.compile(r"^ +(%\S+) = insertelement <\d+ x i8> poison, i8 (%[^\s,]+), i64 0")
+_FIRST = re.compile(r"^ +(%\S+) = insertelement <\d+ x i(8|16)> poison, i\2 (%[^\s,]+), i64 0")
 _SHUFFLE = re.compile(
-    r"^ +(%\S+) = shufflevector <(\d+) x i8> (%[^\s,]+), <\d+ x i8> poison, "
+    r"^ +(%\S+) = shufflevector <(\d+) x i(?:8|16)> (%[^\s,]+), <\d+ x i(?:8|16)> poison, "
     r"<\d+ x i32> (zeroinitializer|<.*?>)"
 )
 _WIDENED = re.compile(r"^( +)(%\S+) = sext <(\d+) x i8> (%[^\s,]+) to <\3 x i32>")
-_FROM_HALF = re.compile(r"^ +(%\S+) = sext <(\d+) x i16> (%[^\s,]+) to <\2 x i32>")
+_FROM_HALF = re.compile(r"^( +)(%\S+) = sext <(\d+) x i16> (%[^\s,]+) to <\3 x i32>")
 _MULTIPLY = re.compile(r"^( +)(%\S+) = mul (?:nuw |nsw )*<\d+ x i32> (%[^\s,]+), (%[^\s,]+)")
 _ADD = re.compile(r"^( +)(%\S+) = add (?:nuw |nsw )*<\d+ x i32> (%[^\s,]+), (%[^\s,]+)")
 _INSERT, _EXTRACT = "@llvm.vector.insert", "@llvm.vector.extract"
@@ -52,7 +52,7 @@ def widen_first(text: str, scale: int) -> str:
         scale: LLVM's vscale, a vector register in blocks of 64 bits.
     """
     loads: dict[str, tuple[int, int]] = {}  # name -> (line, elements)
-    scalars: dict[str, str] = {}
+    scalars: dict[str, str] = {}  # name -> "i8 %x"
     shuffles: dict[str, tuple[str, str]] = {}  # name -> (source, mask)
     halves: dict[str, tuple[str, str]] = {}  # name -> (elements, what is half as wide)
     products: dict[str, tuple[str, str, str]] = {}  # name -> (elements, operands half as wide)
@@ -65,7 +65,7 @@ def widen_first(text: str, scale: int) -> str:
         if match := _LOAD.match(line):
             loads[match[1]] = (len(lines), int(match[2]))
         elif match := _FIRST.match(line):
-            scalars[match[1]] = match[2]
+            scalars[match[1]] = f"i{match[2]} {match[3]}"
         elif match := _SHUFFLE.match(line):
             shuffles[match[1]] = (match[3], match[4])
         elif match := _WIDENED.match(line):
@@ -83,7 +83,12 @@ def widen_first(text: str, scale: int) -> str:
                 halves[name] = (count, f"%half.{name[1:]}")
                 line += f"\n{indent}%half.{name[1:]} = {_sext(int(count), operand)}"
         elif match := _FROM_HALF.match(line):
-            halves[match[1]] = (match[2], match[3])
+            indent, name, count, operand = match.groups()
+            source, mask = shuffles.get(operand, ("", ""))
+            if source in scalars and mask == "zeroinitializer":
+                line = _copied(indent, name, count, scalars[source])
+            else:
+                halves[name] = (count, operand)
         elif match := _MULTIPLY.match(line):
             operands = match.groups()[2:]
             if all(o in halves for o in operands):
@@ -147,7 +152,7 @@ def _copied(indent: str, name: str, count: str, scalar: str) -> str:
     vector, key = f"<{count} x i32>", name[1:]
     return "\n".join(
         [
-            f"{indent}%wide.{key} = sext i8 {scalar} to i32",
+            f"{indent}%wide.{key} = sext {scalar} to i32",
             f"{indent}%first.{key} = insertelement {vector} poison, i32 %wide.{key}, i64 0",
             f"{indent}{name} = shufflevector {vector} %first.{key}, {vector} poison, "
             f"<{count} x i32> zeroinitializer",

@@ -59,6 +59,11 @@ def conv2d(
     total = te.compute(
         (n, oc_blocks, oh, ow, c), element, name="conv2d", attrs={ANCHOR: "conv2d_integer"}
     )
+    return biased(total, bias)
+
+
+def biased(total: te.Tensor, bias: te.Tensor) -> te.Tensor:
+    """int32 [N, OCb, H, W, c] plus int32 [1, OCb, 1, 1, c]."""
     return te.compute(
         total.shape,
         lambda i, j, h, w, k: total[i, j, h, w, k] + bias[0, j, 0, 0, k],

@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from compiler.passes import integer_depthwise, integer_ops, packed_ops
+from compiler.passes import integer_depthwise, integer_ops, packed_ops, winograd, winograd_ops
 from compiler.passes.channel_sums import MAX_INT32, channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.packed_followers import PackedFollowers
@@ -62,6 +62,7 @@ class Sums:
         limit: bound of the magnitude of sum + bias, for each channel.
         shape: logical shape of the result.
         depthwise: each channel for itself; weight is [OC, 1, KH, KW].
+        winograd: everything is ``winograd_ops.INTEGER_SCALE`` times as large, but ``scale``.
     """
 
     x: Packed
@@ -74,6 +75,14 @@ class Sums:
     window: Window
     shape: tuple[int, ...]
     depthwise: bool = False
+    winograd: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        if self.depthwise:
+            return "depthwise_conv2d"
+        return "winograd_conv2d" if self.winograd else "conv2d"
 
     def compute(self, x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
         """int32 sums + bias."""
@@ -85,6 +94,9 @@ class Sums:
                 else integer_depthwise.depthwise_conv2d_by_tap
             )
             return form(x, weight, bias, self.window, self.zero)
+        if self.winograd:
+            sums = winograd_ops.conv2d(x, weight, self.window, 2, self.zero)
+            return integer_ops.biased(sums, bias)
         return integer_ops.conv2d(x, weight, bias, self.window, self.zero, self.dot)
 
 
@@ -93,7 +105,7 @@ class IntegerFollowers(PackedFollowers):
 
     def __init__(self, module: tvm.IRModule, target: Target) -> None:
         super().__init__(module)
-        self.dots = dot_layouts(target)
+        self.target, self.dots = target, dot_layouts(target)
         self.readers = Readers(module["main"])
         self.handlers |= {DEQUANTIZE: self._dequantize, QUANTIZE: self._quantize}
         self.handlers["relax.add"] = self._add
@@ -226,14 +238,33 @@ class IntegerFollowers(PackedFollowers):
 
     def _emit_sums(self, sums: Sums) -> Packed:
         """As real numbers."""
+        sums = self._cheaper(sums)
 
         def compute(x, weight, bias, scale):
             return integer_ops.scaled(sums.compute(x, weight, bias), scale)
 
         return self._emit_conv2d(sums, compute, sums.scale)
 
+    def _cheaper(self, sums: Sums) -> Sums:
+        """The sums by Winograd's algorithm where that takes less time; they are the same."""
+        if sums.depthwise or sums.x.block != sums.dot.block:
+            return sums
+        if not winograd.pays_in_integers(
+            self.target, sums.dot, sums.window, sums.x.shape, sums.weight, sums.bias
+        ):
+            return sums
+        factor = winograd_ops.INTEGER_SCALE
+        return replace(
+            sums,
+            bias=factor * sums.bias,
+            scale=sums.scale / np.float32(factor),
+            limit=factor * sums.limit,
+            winograd=True,
+        )
+
     def _requantize(self, sums: Sums, quantum: Quantum) -> Packed | None:
         """As integers; None where they could leave the range that is rounded exactly."""
+        sums = self._cheaper(sums)
         scale = (sums.scale.astype("float64") / float(quantum.scale)).astype("float32")
         if (sums.limit * scale.astype("float64")).max() >= integer_ops.MAX_ROUNDED:
             return None
@@ -253,7 +284,10 @@ class IntegerFollowers(PackedFollowers):
             weight = integer_depthwise.pack_weight(sums.weight, x.block)
         else:
             like = Packed(x.expr, sums.shape, sums.dot.block, pointwise)
-            weight = integer_ops.pack_weight(sums.weight, sums.dot, x.block)
+            if sums.winograd:
+                weight = winograd_ops.pack_weight(sums.weight, 2, x.block)
+            else:
+                weight = integer_ops.pack_weight(sums.weight, sums.dot, x.block)
         per_channel = (
             _per_channel(sums.bias.astype("int32"), like),
             _per_channel(scale.astype("float32"), like),
@@ -263,7 +297,7 @@ class IntegerFollowers(PackedFollowers):
             x.expr,
             relax.const(weight),
             *per_channel,
-            primfunc_name_hint="depthwise_conv2d" if sums.depthwise else "conv2d",
+            primfunc_name_hint=sums.name,
             primfunc_attrs=FUSABLE,
         )
         self.births[result] = len(self.births)

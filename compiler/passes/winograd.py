@@ -7,9 +7,18 @@ import math
 import numpy as np
 from tvm import relax
 
+from compiler.passes.channel_sums import MAX_INT32
+from compiler.passes.dot_layout import DotLayout
 from compiler.passes.packed_ops import FUSABLE, Window
 from compiler.passes.packed_values import Packed
-from compiler.passes.winograd_ops import TAPS, conv2d, pack_weight, tiles_of
+from compiler.passes.winograd_ops import (
+    INTEGER_SCALE,
+    TAPS,
+    conv2d,
+    pack_weight,
+    tiles_of,
+    transform_weight,
+)
 from compiler.target import Target
 
 # Outputs of a tile along one axis. LLVM's 32-bit ARM code for m = 2 spills.
@@ -21,6 +30,9 @@ CLEAR_WIN, CLEAR_WIN_OF_LARGER = 0.85, 0.88
 TRANSFORM_INSTRUCTIONS = {2: (120, 100), 4: (330, 300)}
 # What loops, loads and ragged tiles add to the multiply-adds.
 DIRECT_OVERHEAD, PRODUCT_OVERHEAD = 1.05, 1.15
+# Instructions of RVV for a multiply-add of bytes, directly and of transformed ones, and for one
+# tile's transform of one vector of channels.
+INTEGER_DIRECT, INTEGER_PRODUCT, INTEGER_TRANSFORM = 1.72, 1.3, 260
 # Cycles a byte of weights that comes from memory costs beside the arithmetic that hides most.
 BYTE_CYCLES, BYTE_CYCLES_WITHOUT_L3 = 0.1, 0.35
 
@@ -34,19 +46,97 @@ def choose_tile(
         shape: [N, C, (H,) W] of the input of an ungrouped convolution.
         weight: [OC, C, (KH,) KW]; None where it is not known yet.
     """
-    unit = (1, 1)
-    if (window.kernel, window.strides, window.dilation) != ((TAPS, TAPS), unit, unit):
-        return None
     if weight is None or weight.dtype != np.float32:
         return None
-    out_channels = weight.shape[0]
+    return _cheapest(target, window, shape, weight.shape[0])[0]
+
+
+def float_cycles(
+    target: Target, window: Window, shape: tuple[int, ...], out_channels: int, exact: bool
+) -> float:
+    """Of an ungrouped convolution of floats, the way ``choose_tile`` has it computed.
+
+    Args:
+        exact: without Winograd's algorithm.
+    """
+    if exact:
+        return _direct_cycles(target, window, shape, out_channels)
+    return _cheapest(target, window, shape, out_channels)[1]
+
+
+def _cheapest(
+    target: Target, window: Window, shape: tuple[int, ...], out_channels: int
+) -> tuple[int | None, float]:
+    """Outputs of a tile, None for a direct convolution, and estimated cycles."""
     best, best_cycles = None, _direct_cycles(target, window, shape, out_channels)
+    if not _is_winograds(window):
+        return best, best_cycles
     for m in TILES.get(target.arch, (2, 4)):
         cycles = _winograd_cycles(target, window, shape, out_channels, m)
         clear = CLEAR_WIN if best is None else CLEAR_WIN_OF_LARGER
         if cycles < clear * best_cycles:
             best, best_cycles = m, cycles
-    return best
+    return best, best_cycles
+
+
+def _is_winograds(window: Window) -> bool:
+    """Whether its algorithm computes such a convolution."""
+    unit = (1, 1)
+    return (window.kernel, window.strides, window.dilation) == ((TAPS, TAPS), unit, unit)
+
+
+def pays_in_integers(
+    target: Target,
+    dot: DotLayout,
+    window: Window,
+    shape: tuple[int, ...],
+    weight: np.ndarray,
+    bias: np.ndarray,
+) -> bool:
+    """Whether F(2x2, 3x3) of bytes is exact and takes fewer instructions than a direct convolution.
+
+    Args:
+        dot: how the bytes lie, in whole blocks of channels.
+        shape: [N, C, H, W] of the input.
+        weight: int8 [OC, C, 3, 3].
+        bias: int64 [OC].
+    """
+    if not _is_winograds(window):
+        return False
+    if not target.loads_register_groups:
+        return False
+    direct, by_tiles = _integer_instructions(window, dot, shape, weight.shape[0])
+    if by_tiles >= CLEAR_WIN * direct:
+        return False
+    return largest_sum(weight, dot.activation, bias) <= MAX_INT32
+
+
+def _integer_instructions(
+    window: Window, dot: DotLayout, shape: tuple[int, ...], out_channels: int
+) -> tuple[float, float]:
+    """Of a direct convolution of bytes and of F(2x2, 3x3), on RVV."""
+    n, channels, height, width = shape
+    oh, ow = window.output_size(height, width)
+    out_vectors, in_vectors = (math.ceil(x / dot.block) for x in (out_channels, channels))
+    direct = INTEGER_DIRECT * n * oh * ow * TAPS**2 * channels * out_vectors
+    tiles = n * math.prod(tiles_of(window, height, width, 2))
+    products = (2 + TAPS - 1) ** 2 * in_vectors * dot.block * out_vectors
+    transforms = INTEGER_TRANSFORM * (in_vectors + out_vectors)
+    return direct, tiles * (INTEGER_PRODUCT * products + transforms)
+
+
+def largest_sum(weight: np.ndarray, activation: str, bias: np.ndarray) -> int:
+    """What no number in between exceeds, whatever the input.
+
+    Transformed inputs are sums of four values. All sums are counted as if nothing cancelled out.
+    """
+    largest = 4 * max(
+        abs(int(bound)) for bound in (np.iinfo(activation).min, np.iinfo(activation).max)
+    )
+    products = np.abs(transform_weight(weight, 2).astype("int64")).sum(axis=2) * largest
+    at = np.abs(np.array([[1, 1, 1, 0], [0, 1, -1, -1]]))
+    outputs = np.einsum("ai,bj,ijo->abo", at, at, products.reshape(4, 4, -1))
+    return int((outputs + INTEGER_SCALE * np.abs(bias)).max(initial=0))
 
 
 def emit_conv2d(
@@ -79,10 +169,11 @@ def _direct_cycles(
 ) -> float:
     n, channels, height, width = shape
     oh, ow = window.output_size(height, width)
-    products = n * oh * ow * TAPS**2 * channels * _vectors(target, out_channels)
-    weights = TAPS**2 * channels * out_channels
+    taps = math.prod(window.kernel)
+    products = n * oh * ow * taps * channels * _vectors(target, out_channels)
+    weights = taps * channels * out_channels
     arithmetic = DIRECT_OVERHEAD * products / target.vector.fma_per_cycle
-    return arithmetic + _weight_cycles(target, weights)
+    return arithmetic + weight_cycles(target, 4 * weights)
 
 
 def _winograd_cycles(
@@ -101,24 +192,28 @@ def _winograd_cycles(
         + of_output * out_vectors
     )
     tiles = n * math.prod(tiles_of(window, height, width, m))
-    return tiles * tile + _weight_cycles(target, points * channels * out_channels)
+    return tiles * tile + weight_cycles(target, 4 * points * channels * out_channels)
 
 
 def _transform_cycles(target: Target, points: int, instructions: int) -> float:
     """One transform of one vector, whose results are written to L2 and read from there."""
-    fit = target.estimate
-    if fit is not None:
-        of_instruction, of_line = fit.cycles_per_instruction, fit.cycles_per_l1d_miss
-    else:
-        of_instruction = 0.9 / target.vector.fma_per_cycle
-        of_line = 0.6 if target.caches.l3 else 4.0
+    of_instruction, of_line = prices(target)
     lines = 2 * points * target.vector.bits // 8 / target.caches.line
     return instructions * of_instruction + lines * of_line
+
+
+def prices(target: Target) -> tuple[float, float]:
+    """Cycles of an instruction, and of a line from L2 beside the work that hides most of it."""
+    fit = target.estimate
+    if fit is not None:
+        return fit.cycles_per_instruction, fit.cycles_per_l1d_miss
+    return 0.9 / target.vector.fma_per_cycle, 0.6 if target.caches.l3 else 4.0
 
 
 def _vectors(target: Target, channels: int) -> int:
     return math.ceil(channels / target.vector.lanes())
 
 
-def _weight_cycles(target: Target, weights: int) -> float:
-    return 4 * weights * (BYTE_CYCLES if target.caches.l3 else BYTE_CYCLES_WITHOUT_L3)
+def weight_cycles(target: Target, nbytes: int) -> float:
+    """Cycles that weights from memory cost beside the arithmetic that hides most."""
+    return nbytes * (BYTE_CYCLES if target.caches.l3 else BYTE_CYCLES_WITHOUT_L3)

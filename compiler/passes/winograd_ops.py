@@ -25,6 +25,8 @@ from tvm import te, tirx
 from compiler.passes.packed_ops import ANCHOR, Window
 
 TAPS = 3
+# Of sums of products of integers for m = 2: G has halves.
+INTEGER_SCALE = 4
 _POINTS = {
     2: (0.0, 1.0, -1.0),
     4: (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2.0), -math.sqrt(2.0)),
@@ -35,7 +37,7 @@ def transform_weight(weight: np.ndarray, m: int) -> np.ndarray:
     """G g G^T of every pair of channels, in float64, rounded once to the weight's type.
 
     Args:
-        weight: [OC, IC, 3, 3].
+        weight: [OC, IC, 3, 3]; int8 for ``INTEGER_SCALE`` times that, exactly, in int16 (m = 2).
         m: outputs of a tile along one axis, 2 or 4.
 
     Returns:
@@ -43,7 +45,10 @@ def transform_weight(weight: np.ndarray, m: int) -> np.ndarray:
     """
     g = weight_matrix(m)
     result = np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g, optimize=True)
-    return result.reshape(-1, *weight.shape[:2]).astype(weight.dtype)
+    result = result.reshape(-1, *weight.shape[:2])
+    if weight.dtype == np.int8:
+        return (INTEGER_SCALE * result).astype(np.int16)
+    return result.astype(weight.dtype)
 
 
 def pack_weight(weight: np.ndarray, m: int, c: int) -> np.ndarray:
@@ -54,13 +59,15 @@ def pack_weight(weight: np.ndarray, m: int, c: int) -> np.ndarray:
         c: channels in a block, of the input as well.
 
     Returns:
-        [(m + 2)^2, ceil(OC/c), IC/ci, ci, c]; ci is c where that divides IC, else 1.
+        [(m + 2)^2, ceil(OC/c), IC/ci, ci, c]; ci is c where that divides IC, else 1. Integers get
+        zeros beyond IC, too, so that it always does.
     """
     value = transform_weight(weight, m)
     points, oc, ic = value.shape
-    ci = c if ic % c == 0 else 1
-    value = np.pad(value, ((0, 0), (0, -oc % c), (0, 0)))
-    value = value.reshape(points, -1, c, ic // ci, ci).transpose(0, 1, 3, 4, 2)
+    further = -ic % c if value.dtype == np.int16 else 0
+    ci = c if (ic + further) % c == 0 else 1
+    value = np.pad(value, ((0, 0), (0, -oc % c), (0, further)))
+    value = value.reshape(points, -1, c, (ic + further) // ci, ci).transpose(0, 1, 3, 4, 2)
     return np.ascontiguousarray(value)
 
 
@@ -79,22 +86,25 @@ def tiles_of(window: Window, height: int, width: int, m: int) -> tuple[int, int]
     return -(-oh // m), -(-ow // m)
 
 
-def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int) -> te.Tensor:
+def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int, zero: int = 0) -> te.Tensor:
     """Convolution with a 3 x 3 window of stride and dilation 1.
 
     Args:
-        x: [N, IC/ci, H, W, ci]; channels beyond the true IC are never read.
+        x: [N, IC/ci, H, W, ci]; channels beyond the true IC are never read, or bytes.
         weight: [(m + 2)^2, OCb, ICb, ci, c], or [(m + 2)^2, OCb, IC, 1, c] where ci does not
-            divide the channels; see ``transform_weight``.
+            divide the channels; see ``transform_weight``. int16 for bytes.
+        zero: what x is padded with.
 
     Returns:
-        [N, OCb, OH, OW, c].
+        [N, OCb, OH, OW, c]; for bytes int32, ``INTEGER_SCALE`` times the sums.
     """
     n, blocks, height, width, block = (int(d) for d in x.shape)
     _, oc_blocks, ic_outer, ic_inner, c = (int(d) for d in weight.shape)
     rows, columns = tiles_of(window, height, width, m)
     a = m + TAPS - 1
-    padded = _pad_to_tiles(x, window, rows * m + 2, columns * m + 2)
+    dtype = str(weight.dtype)
+    padded = _pad_to_tiles(x, window, rows * m + 2, columns * m + 2, tirx.const(zero, dtype))
+    sums = "int32" if dtype == "int16" else dtype
     # Neighbouring tiles share two columns of it.
     half = te.compute(
         (n, blocks, rows, a, columns * m + 2, block),
@@ -116,8 +126,9 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int) -> te.Tensor
     def product(e, f, i, j, p, k):
         whole = ic_inner == block
         j_in, lane = (r_outer, r_inner) if whole else (r_outer // block, r_outer % block)
-        value = tiles[e, f, i, j_in, p, lane]
-        return te.sum(value * weight[e * a + f, j, r_outer, r_inner, k], axis=[r_outer, r_inner])
+        value = tiles[e, f, i, j_in, p, lane].astype(sums)
+        factor = weight[e * a + f, j, r_outer, r_inner, k].astype(sums)
+        return te.sum(value * factor, axis=[r_outer, r_inner])
 
     products = te.compute(
         (a, a, n, oc_blocks, rows * columns, c),
@@ -128,15 +139,17 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int) -> te.Tensor
     return _output(products, (n, oc_blocks, *window.output_size(height, width), c), columns, m)
 
 
-def _pad_to_tiles(x: te.Tensor, window: Window, rows: int, columns: int) -> te.Tensor:
-    """The input with a border of zeros, rows x columns large: what whole tiles read."""
+def _pad_to_tiles(
+    x: te.Tensor, window: Window, rows: int, columns: int, zero: tirx.PrimExpr
+) -> te.Tensor:
+    """The input in zero's type, with a border of it, rows x columns large: what tiles read."""
     n, blocks, height, width, block = (int(d) for d in x.shape)
     top, left, _, _ = window.pads
 
     def element(i, j, h, w, k):
         inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
-        value = x[i, j, h - top, w - left, k]
-        return tirx.if_then_else(inside, value, tirx.const(0, x.dtype))
+        value = x[i, j, h - top, w - left, k].astype(zero.ty.dtype)
+        return tirx.if_then_else(inside, value, zero)
 
     return te.compute((n, blocks, rows, columns, block), element, name="pad")
 
