@@ -68,7 +68,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
         return None
     for stage in anchored.stages:
         schedule_stage(sch, stage)
-    if target.arch == "aarch64":
+    if target.arch in ("aarch64", "arm"):
         decision = conv2d_integer_lanes.schedule(sch, target, anchored, dot, choose)
     else:
         decision = _schedule(sch, target, anchored, dot, choose)

@@ -1,4 +1,4 @@
-"""Convolution of bytes where a product takes one part of a vector of inputs (AArch64).
+"""Convolution of bytes where a product takes one part of a vector of inputs (ARM).
 
     parallel n, block of rows, chunk of output channels, (oh)
       ow_tile, oc_tile of the chunk

@@ -2,7 +2,7 @@
 
 parallel n, channel_block, band of rows
   pad(band) into a buffer that stays in the cache
-  for oh in band, ow_tile
+  for oh in band, (half of the block,) ow_tile
     results of the tile, unrolled: neighbours share what they load
 """
 
@@ -19,6 +19,8 @@ from schedules.choices import Chooser
 from schedules.tiles import divisors, parallel_grain
 
 MAX_ROWS = 4
+# With so few registers a result is of half a block, so that nine weights stay in them.
+FEW_REGISTERS = 16
 # Products of a tap for one result cost about this many element operations.
 WORK = 8
 
@@ -45,7 +47,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     if anchored is None or len(sch.get_loops(anchored.output)) != 5:
         return None
     _, _, height, width, _ = (extent(sch, loop) for loop in sch.get_loops(anchored.output))
-    default = Decision(_rows(width), _band(target, sch, anchored))
+    default = Decision(_rows(target, width), _band(target, sch, anchored))
 
     def others() -> Iterator[Decision]:
         for rows in range(1, min(MAX_ROWS, width) + 1):
@@ -61,11 +63,13 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     }
 
 
-def _rows(width: int) -> int:
+def _rows(target: Target, width: int) -> int:
     """A divisor where there is one: LLVM mixes a short row's last tile with the others, and spills.
 
-    More than four neighbours share no more than they spill.
+    More than four neighbours share no more than they spill, and two do where registers are few.
     """
+    if target.vector.registers <= FEW_REGISTERS:
+        return 1
     even = max(t for t in range(1, min(MAX_ROWS, width) + 1) if width % t == 0)
     return even if even > 1 or width < 4 * MAX_ROWS else MAX_ROWS
 
@@ -94,5 +98,8 @@ def _tile(sch: s_tir.Schedule, target: Target, anchored: Anchored, decision: Dec
         *_, column, stage_lane = sch.get_loops(stage)
         sch.vectorize(stage_lane)
         partition_tail(sch, column)
+    if target.vector.registers <= FEW_REGISTERS:
+        half, lane = sch.split(lane, [2, None])
+        sch.reorder(half, ow_outer, ow_inner, lane)
     sch.vectorize(lane)
     sch.unroll(ow_inner)

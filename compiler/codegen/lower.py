@@ -20,6 +20,7 @@ from compiler.codegen.extrema import UseIeeeExtrema
 from compiler.codegen.function_attributes import VSCALE_BITS, with_attributes
 from compiler.codegen.index_casts import NarrowIndexCasts
 from compiler.codegen.load_groups import group_loads
+from compiler.codegen.long_products import LongProducts
 from compiler.codegen.narrow import Narrow
 from compiler.codegen.nearest import UseNearest
 from compiler.codegen.partition_hints import RenewPartitionHints
@@ -56,8 +57,10 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     module = tvm.IRModule({name: _private(func) for name, func in functions.items()})
     module = tirx.transform.BindTarget(_loop_level_target(target))(module)
     module = _loop_passes()(module)
-    if target.arch == "aarch64":
-        module = Narrow()(module)
+    if target.arch in ("aarch64", "arm") and target.vector.bits:
+        module = Narrow(target.arch)(module)
+    if target.arch == "arm" and target.vector.bits:
+        module = LongProducts()(module)
     module = UseNearest(target)(module)
     # After vectorisation and unrolling: each call expands to straight-line vector code.
     module = ApproximateMath(target)(module)

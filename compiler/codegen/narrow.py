@@ -1,4 +1,4 @@
-"""AArch64's saturating instructions for vectors of reals that become int8.
+"""NEON's saturating instructions for vectors of reals that become int8.
 
 LLVM merges the bounds of both steps from 32 to 8 bits and then narrows without saturation.
 
@@ -7,6 +7,13 @@ LLVM merges the bounds of both steps from 32 to 8 bits and then narrows without 
     after:   sqxtn(sqadd(sqxtn(int32(round(x))), zero))
 
 Adding the zero point to int16, eight at a time, saves a copy of it for each multiplication.
+
+32-bit ARM converts by rounding towards zero only, but its sums are rounded to nearest even: that of
+x and 1.5 * 2^23 has the integer in its low bits,
+
+    int32(round(x))  =  bits(x + 1.5 * 2^23) - bits(1.5 * 2^23)     where |x| <= 2^22
+
+and beyond that a saturating subtraction leaves what int16 saturates, too.
 """
 
 from __future__ import annotations
@@ -19,9 +26,11 @@ from tvm import tirx
 # Largest zero point: sums in int16 saturate beyond all of int8.
 _MAX_ZERO = 512
 _ROUNDINGS = ("tirx.round", "tirx.nearbyint")
+_SATURATE = {"aarch64": "llvm.aarch64.neon.sqxtn", "arm": "llvm.arm.neon.vqmovns"}
+_HALFWAY = np.float32(1.5 * 2**23)
 
 
-def narrow(func: tirx.PrimFunc) -> tirx.PrimFunc:
+def narrow(func: tirx.PrimFunc, arch: str) -> tirx.PrimFunc:
     """Rewrite conversions to int8; run after loops are vectorised."""
 
     def visit(cast: tirx.Cast, mutator: tvm_ffi.StructuralMutator) -> tirx.PrimExpr:
@@ -30,7 +39,7 @@ def narrow(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if str(dtype) == f"int8x{lanes}" and lanes >= 4 and lanes & (lanes - 1) == 0:
             found = _saturated(cast) or _bounded(cast)
             if found is not None:
-                return _narrowed(mutator.mutate(found[0]), found[1], lanes)
+                return _narrowed(mutator.mutate(found[0]), found[1], lanes, arch)
         return mutator.default_mutate(cast)
 
     return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.Cast, visit)]))
@@ -87,44 +96,55 @@ def _constant(value: tirx.PrimExpr) -> float | None:
     return None
 
 
-def _narrowed(x: tirx.PrimExpr, zero: int, lanes: int) -> tirx.PrimExpr:
-    integers = tirx.call_intrin(f"float32x{lanes}", "tirx.round", x).astype(f"int32x{lanes}")
-    half = _in_parts(integers, 32, lanes, 4)
+def _narrowed(x: tirx.PrimExpr, zero: int, lanes: int, arch: str) -> tirx.PrimExpr:
+    half = _in_parts(_nearest(x, lanes, arch), 32, lanes, 4, _SATURATE[arch])
     if zero:
         addend = tirx.Broadcast(tirx.const(np.int16(zero), "int16"), lanes)
         half = tirx.call_llvm_pure_intrin(f"int16x{lanes}", "llvm.sadd.sat", half, addend)
     if lanes >= 8:
-        return _in_parts(half, 16, lanes, 8)
+        return _in_parts(half, 16, lanes, 8, _SATURATE[arch])
     twice = tirx.call_intrin("int16x8", "tirx.vectorcombine", half, half)
-    words = tirx.reinterpret("int32x2", _in_parts(twice, 16, 8, 8))
+    words = tirx.reinterpret("int32x2", _in_parts(twice, 16, 8, 8, _SATURATE[arch]))
     # One lane, because LLVM widens vectors of four bytes to work on them.
     return tirx.reinterpret("int8x4", tirx.Shuffle([words], [tirx.IntImm("int32", 0)]))
 
 
-def _in_parts(x: tirx.PrimExpr, bits: int, lanes: int, part: int) -> tirx.PrimExpr:
-    """sqxtn of ``part`` lanes at a time."""
+def _nearest(x: tirx.PrimExpr, lanes: int, arch: str) -> tirx.PrimExpr:
+    """Integers that int16 saturates as it would those of x."""
+    integers = f"int32x{lanes}"
+    if arch != "arm":
+        return tirx.call_intrin(f"float32x{lanes}", "tirx.round", x).astype(integers)
+    shifted = x + tirx.Broadcast(tirx.const(_HALFWAY, "float32"), lanes)
+    bits = tirx.Broadcast(tirx.const(int(_HALFWAY.view("int32")), "int32"), lanes)
+    return tirx.call_llvm_pure_intrin(
+        integers, "llvm.ssub.sat", tirx.reinterpret(integers, shifted), bits
+    )
+
+
+def _in_parts(x: tirx.PrimExpr, bits: int, lanes: int, part: int, saturate: str) -> tirx.PrimExpr:
+    """``saturate`` of ``part`` lanes at a time."""
     dtype = f"int{bits // 2}x{lanes}"
     if lanes == part:
-        name = f"llvm.aarch64.neon.sqxtn.v{part}i{bits // 2}"
-        return tirx.call_llvm_pure_intrin(dtype, name, x)
+        return tirx.call_llvm_pure_intrin(dtype, f"{saturate}.v{part}i{bits // 2}", x)
     halves = [
         _in_parts(
             tirx.call_intrin(f"int{bits}x{lanes // 2}", f"tirx.vector{half}", x),
             bits,
             lanes // 2,
             part,
+            saturate,
         )
         for half in ("low", "high")
     ]
     return tirx.call_intrin(dtype, "tirx.vectorcombine", *halves)
 
 
-def Narrow() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
+def Narrow(arch: str) -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
     """``narrow`` as a TVM pass over all PrimFuncs of a module."""
 
     def transform(
         func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
     ) -> tirx.PrimFunc:
-        return narrow(func)
+        return narrow(func, arch)
 
     return tirx.transform.prim_func_pass(transform, opt_level=0, name="Narrow")

@@ -60,7 +60,7 @@ class DotLayout:
 
 def dot_layouts(target: Target) -> tuple[DotLayout, ...]:
     """The layouts that the target has instructions for, the fastest first."""
-    families = {"x86_64": _x86, "aarch64": _neon, "riscv64": _riscv}
+    families = {"x86_64": _x86, "aarch64": _neon, "arm": _neon, "riscv64": _riscv}
     return families[target.arch](target) if target.arch in families else ()
 
 
@@ -82,6 +82,8 @@ def _x86(target: Target) -> tuple[DotLayout, ...]:
 
 
 def _neon(target: Target) -> tuple[DotLayout, ...]:
+    if not target.vector.bits:
+        return ()
     if "+dotprod" in target.features:
         return (DotLayout(16, 4, "int8", "int8", pairs_taps=True),)
     return (DotLayout(16, 16, "int8", "int8", fewest=4, pairs_taps=True),)

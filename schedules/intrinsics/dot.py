@@ -55,8 +55,8 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
     layouts = [d for d in dot_layouts(target) if (d.operand, d.group) == (operand, group)]
     if not layouts:
         return None
-    if target.arch == "aarch64":
-        return _neon(group)
+    if target.arch in ("aarch64", "arm"):
+        return _neon(target.arch, group)
     if operand == "int16":
         return Dot(madd(lanes), lanes, instructions=2, weight_loads=2)
     if layouts[0].most_neighbours is not None:
@@ -64,7 +64,7 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
     return Dot(vnni(lanes), lanes, instructions=1, temporaries=0)
 
 
-def _neon(group: int) -> Dot:
+def _neon(arch: str, group: int) -> Dot:
     if group == neon_mlal.GROUP:
-        return Dot(mlal(), 1, instructions=3, temporaries=2, collect=collect())
+        return Dot(mlal(arch), 1, instructions=3, temporaries=2, collect=collect(arch))
     return Dot(sdot(), 4, instructions=1, temporaries=0)

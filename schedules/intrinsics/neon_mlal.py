@@ -1,4 +1,4 @@
-"""smull, smlal, sadalp: products of int8 whose sums of two fit in int16. For all AArch64 cores.
+"""smull, smlal, sadalp: products of int8 whose sums of two fit in int16. For all cores with NEON.
 
 Inputs and weights are 16 neighbours each. Products 8 apart are added in int16, which holds two of
 them where weights are above -128 (2 * 128 * 127 < 2^15); neighbours among these sums in int32:
@@ -19,10 +19,12 @@ from schedules.intrinsics.description import llvm, register_functions
 GROUP = 16
 LANES = 4
 HALF = GROUP // 2
+PREFIX = {"aarch64": "neon", "arm": "neon32"}
 
 
-def mlal() -> str:
+def mlal(arch: str) -> str:
     """The intrinsic for the products of 16 neighbours in four sums; returns its name."""
+    accumulated = _accumulated_32 if arch == "arm" else _accumulated
 
     @script.prim_func(s_tir=True)
     def description(
@@ -49,13 +51,13 @@ def mlal() -> str:
         with script.sblock("root"):
             script.reads(sums[0:LANES], x[0:GROUP], w[0:GROUP])
             script.writes(sums[0:LANES])
-            sums[script.ramp(0, 1, LANES)] = _accumulated(
+            sums[script.ramp(0, 1, LANES)] = accumulated(
                 sums.vload([0], f"int32x{LANES}"),
                 x.vload([0], f"int8x{GROUP}"),
                 w.vload([0], f"int8x{GROUP}"),
             )
 
-    return register_functions("neon_mlal", description, implementation)
+    return register_functions(f"{PREFIX[arch]}_mlal", description, implementation)
 
 
 def _accumulated(sums: tirx.PrimExpr, x: tirx.PrimExpr, w: tirx.PrimExpr) -> tirx.PrimExpr:
@@ -66,6 +68,15 @@ def _accumulated(sums: tirx.PrimExpr, x: tirx.PrimExpr, w: tirx.PrimExpr) -> tir
     return sums + llvm("llvm.aarch64.neon.saddlp.v4i32.v8i16", f"int32x{LANES}", low + high)
 
 
+def _accumulated_32(sums: tirx.PrimExpr, x: tirx.PrimExpr, w: tirx.PrimExpr) -> tirx.PrimExpr:
+    """vmull, vmlal, vpadal of 32-bit ARM."""
+    low, high = (
+        llvm("llvm.arm.neon.vmulls.v8i16", f"int16x{HALF}", part(x), part(w))
+        for part in (_low, _high)
+    )
+    return llvm("llvm.arm.neon.vpadals.v4i32.v8i16", f"int32x{LANES}", sums, low + high)
+
+
 def _low(vector: tirx.PrimExpr) -> tirx.PrimExpr:
     return tirx.vectorlow(f"int8x{HALF}", vector)
 
@@ -74,8 +85,9 @@ def _high(vector: tirx.PrimExpr) -> tirx.PrimExpr:
     return tirx.vectorhigh(f"int8x{HALF}", vector)
 
 
-def collect() -> str:
+def collect(arch: str) -> str:
     """The intrinsic that adds four vectors of four sums, each to one sum; returns its name."""
+    pairs = _pairs_32 if arch == "arm" else _pairs
 
     @script.prim_func(s_tir=True)
     def description(
@@ -98,18 +110,29 @@ def collect() -> str:
         with script.sblock("root"):
             script.reads(sums[0:LANES], parts[0:LANES, 0:LANES])
             script.writes(sums[0:LANES])
-            sums[script.ramp(0, 1, LANES)] = sums.vload([0], f"int32x{LANES}") + _pairs(
-                _pairs(
-                    parts.vload([0, 0], f"int32x{LANES}"), parts.vload([1, 0], f"int32x{LANES}")
-                ),
-                _pairs(
-                    parts.vload([2, 0], f"int32x{LANES}"), parts.vload([3, 0], f"int32x{LANES}")
-                ),
+            sums[script.ramp(0, 1, LANES)] = sums.vload([0], f"int32x{LANES}") + pairs(
+                pairs(parts.vload([0, 0], f"int32x{LANES}"), parts.vload([1, 0], f"int32x{LANES}")),
+                pairs(parts.vload([2, 0], f"int32x{LANES}"), parts.vload([3, 0], f"int32x{LANES}")),
             )
 
-    return register_functions("neon_collect", description, implementation)
+    return register_functions(f"{PREFIX[arch]}_collect", description, implementation)
 
 
 def _pairs(left: tirx.PrimExpr, right: tirx.PrimExpr) -> tirx.PrimExpr:
     """Sums of neighbours of two vectors."""
     return llvm("llvm.aarch64.neon.addp.v4i32", f"int32x{LANES}", left, right)
+
+
+def _pairs_32(left: tirx.PrimExpr, right: tirx.PrimExpr) -> tirx.PrimExpr:
+    """The same by vpadd of 32-bit ARM, which takes half vectors."""
+    half = f"int32x{LANES // 2}"
+    parts = [
+        llvm(
+            "llvm.arm.neon.vpadd.v2i32",
+            half,
+            tirx.vectorlow(half, vector),
+            tirx.vectorhigh(half, vector),
+        )
+        for vector in (left, right)
+    ]
+    return tirx.vectorcombine(f"int32x{LANES}", *parts)

@@ -1,5 +1,7 @@
 """Convolutions of bytes against NumPy, natively and under emulation."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from compiler.passes.packed_ops import Window
 from compiler.target import Target, load_target
 from schedules.choices import Listing, TakeValues, take_default
 from schedules.constants import CONSTANT_INPUTS, rearrangements
-from tests.kernels import host, run
+from tests.kernels import assembly, host, run
 
 # (input channels, output channels, height, width, kernel, stride, padding, dilation)
 CASES = {
@@ -132,6 +134,16 @@ def test_sums_are_exact(name, layout, case):
     target = load_target(name)
     problem = Problem(CASES[case], layout)
     problem.check(run_scheduled(problem, scheduled(problem, target), target))
+
+
+@pytest.mark.parametrize("case", ["window", "first_layer", "ragged_channels"])
+def test_sums_are_exact_on_32_bit_arm(case):
+    target = load_target("arm_cortex_a7")
+    (layout,) = dot_layouts(target)
+    problem = Problem(CASES[case], layout)
+    func = scheduled(problem, target)
+    problem.check(run_scheduled(problem, func, target))
+    assert re.search(r"vpadal\.s16", assembly(func, target))
 
 
 @settings(max_examples=12, deadline=None)

@@ -12,7 +12,7 @@ from schedules.intrinsics.dot import Dot, dot_product
 from schedules.intrinsics.neon_mlal import LANES
 from tests.kernels import assembly, run
 
-TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72")
+TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72", "arm_cortex_a7")
 
 
 @pytest.mark.parametrize("name", TARGETS)
