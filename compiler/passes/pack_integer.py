@@ -378,7 +378,7 @@ def _with_bias(sums: Sums, value: np.ndarray) -> Sums | None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.rint(value.reshape(-1).astype("float64") / sums.scale)
-    if not np.isfinite(steps).all():
+    if not (np.abs(steps) <= MAX_INT32).all():  # nor NaN
         return None
     bias = sums.bias + np.broadcast_to(steps, channels).astype("int64")
     limit = sums.limit + np.abs(steps).astype("int64")

@@ -272,3 +272,20 @@ def test_a_cpu_without_products_of_bytes_stays_with_floats(tmp_path):
     assert result.manifest["quantization"]["operators"]["int8"] == 0
     assert result.receipt["summary"]["executed_dtype"].get("int8", 0) == 0
     assert len(result.receipt["operators"]) == len(plain.receipt["operators"])
+
+
+def test_a_channel_of_zeros_keeps_its_bias(tmp_path):
+    """Its scale is next to nothing, in which no bias can be counted."""
+    b = Builder()
+    hidden = b.node("Relu", b.conv("x", 4, 8, name="first"), name="hidden")
+    b.conv(hidden, 8, 4, name="y")
+    weights = onnx.numpy_helper.to_array(b.weights[0]).copy()
+    weights[3] = 0
+    b.weights[0] = onnx.numpy_helper.from_array(weights, "w0")
+    path = b.save(tmp_path / "m.onnx", {"x": (1, 4, 6, 6)}, {"y": (1, 4, 6, 6)})
+    x = np.random.default_rng(5).standard_normal((8, 1, 4, 6, 6)).astype("float32")
+    built = compiler.build(path, "host", tmp_path / "p", quantize="int8", calibration=list(x))
+    assert built.verification.status == "passed"
+    want = run_onnx(onnx.load(path), {"x": x[0]})[0]
+    found = compiler.load(tmp_path / "p").run({"x": x[0]})["y"]
+    assert np.sum(want**2) > 1000 * np.sum((want - found) ** 2)
