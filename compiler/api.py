@@ -83,7 +83,9 @@ def build(
         output: the package folder; default build/<model>-<target>.
         shapes: extents of inputs whose shape the file leaves open, by input name.
         consts: values of inputs that are compiled in, by input name.
-        quantize: "int8" for integer arithmetic by calibration data, or "none".
+        quantize: "int8" for integer arithmetic by calibration data; "weights-int8" or
+            "weights-int4" for weights of products and tables stored as integers and arithmetic in
+            floats, which needs no data; or "none".
         calibration: what the model will see: an .npz file of arrays by input name, a folder of
             .npy files or of pictures, an iterable of arrays (or of dictionaries by input name), or
             a function that makes one. The shipped model has its own.
@@ -205,8 +207,8 @@ class _Build:
         from compiler.quantize.request import describe, io_scales, io_tensors
 
         inputs, outputs = self.imported.inputs, self.imported.outputs
-        data = calibration_data(self.imported, request)
-        golden = self.golden(next(iter(data)))
+        data = None if request.weights_only else calibration_data(self.imported, request)
+        golden = self.golden(next(iter(data)) if data else _samples(self.imported))
         found = quantize(
             self.simplified, self.target, data, request.recipe, self.progress, request.integer_io
         )
@@ -219,7 +221,7 @@ class _Build:
         return _QuantizedBuild(
             found.module,
             golden,
-            describe(found, recipe, data, accuracy),
+            describe(found, request, recipe, data, accuracy),
             io_tensors(inputs, of_inputs),
             io_tensors(outputs, of_outputs),
             {**io_scales(inputs, of_inputs), **io_scales(outputs, of_outputs)},

@@ -155,10 +155,11 @@ def _onnxruntime(model: Path, quantized: bool):
     options.log_severity_level = 4
     options.intra_op_num_threads = 1  # the same bits on every machine
     source: str | bytes = str(model)
-    if quantized:
-        from compiler.quantize.reference_model import exact_model
+    from compiler.quantize.reference_model import computes_coarsely, exact_model
 
+    if quantized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if quantized or computes_coarsely(model):
         source = exact_model(model)
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     declared = {argument.name for argument in session.get_inputs()}

@@ -28,8 +28,11 @@ class Anchored:
     stages: list[Block]  # producers that stay materialised, in execution order
 
 
-def find_anchored(sch: Schedule, kind: str) -> Anchored | None:
+def find_anchored(sch: Schedule, kind: str, reductions: tuple[str, ...] = ()) -> Anchored | None:
     """Find the anchor of a kind and inline all else but its padded or packed inputs.
+
+    Args:
+        reductions: names of inputs that may be sums.
 
     The result's ``output`` is the epilogue, or a copy out of a local accumulator where the
     anchor's result is the function's.
@@ -42,7 +45,8 @@ def find_anchored(sch: Schedule, kind: str) -> Anchored | None:
     position = next(i for i, b in enumerate(blocks) if sch.get(b).same_as(sch.get(anchor)))
     stages = blocks[:position]
     epilogue = blocks[position + 1 :]
-    if any(_has_reduction(sch, b) for b in (*stages, *epilogue)):
+    summed = [b for b in (*stages, *epilogue) if _has_reduction(sch, b)]
+    if any(sch.get(b).name_hint not in reductions for b in summed):
         return None
     for block in epilogue[:-1]:
         sch.compute_inline(block)

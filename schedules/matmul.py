@@ -50,7 +50,7 @@ MAX_TILES = 16
 TILE_SLACK = 1.5
 
 # Rows for which weights that are stored as bytes are converted again and again.
-MOST_ROWS_OF_BYTES = 2
+MOST_ROWS_OF_BYTES = 8
 
 
 @dataclass(frozen=True)

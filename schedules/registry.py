@@ -17,6 +17,7 @@ from schedules import (
     elementwise,
     generic,
     matmul,
+    matmul_grouped,
     matmul_integer,
     normalization,
     pooling,
@@ -39,6 +40,7 @@ TEMPLATES: tuple[Template, ...] = (
     depthwise.apply,
     depthwise_integer.apply,
     matmul.apply,
+    matmul_grouped.apply,
     matmul_integer.apply,
     response_norm.apply,
 )
@@ -53,6 +55,7 @@ VERSIONS = {
     "depthwise_integer": 1,
     "depthwise_pointwise": 1,
     "matmul": 1,
+    "matmul_grouped": 1,
     "matmul_integer": 1,
     "response_norm": 1,
     "softmax": 1,

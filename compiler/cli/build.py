@@ -124,10 +124,17 @@ def _quantization(
     if entry is None:
         return []
     counts, calibration = entry["operators"], entry["calibration"]
-    text = f"{counts['int8']} of {sum(counts.values())} convolutions and products in int8, "
-    text += f"{calibration['samples']} calibration samples"
-    if not counts["int8"]:
-        text += "; float32 is faster on this CPU, or the recipe wants it"
+    total = sum(counts.values())
+    stored = [f"{n} with {p}" for p, n in counts.items() if p not in ("int8", "float32")]
+    if calibration is None:
+        text = f"{', '.join(stored) or 'none'} of {total} convolutions and products"
+    else:
+        text = ", ".join(
+            [f"{counts['int8']} of {total} convolutions and products in int8", *stored]
+        )
+        text += f", {calibration['samples']} calibration samples"
+        if not counts["int8"]:
+            text += "; float32 is faster on this CPU, or the recipe wants it"
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"

@@ -51,7 +51,11 @@ Exact = Annotated[
 ]
 Quantize = Annotated[
     str,
-    typer.Option(metavar="int8|none", help="int8: integer arithmetic, by calibration data."),
+    typer.Option(
+        metavar="int8|weights-int8|weights-int4|none",
+        help="int8: integer arithmetic, by calibration data. weights-*: weights of products and "
+        "tables of rows alone, without data.",
+    ),
 ]
 Calibration = Annotated[
     Path | None,

@@ -14,6 +14,7 @@ import numpy as np
 from tvm import relax
 
 from compiler.frontend import integer_arithmetic
+from compiler.frontend.weight_groups import StoredGroups, of_dequantize
 from compiler.quantize.movement import permuted, reshaped
 from compiler.quantize.qdq import DTYPES, Quantum, emit_dequantize
 
@@ -64,11 +65,20 @@ class IntegerConstants:
 
     def __init__(self) -> None:
         self._stored: dict[int, tuple[np.ndarray, Stored]] = {}
+        self._groups: dict[int, tuple[np.ndarray, StoredGroups]] = {}
 
     def of(self, array: np.ndarray) -> Stored | None:
         """The integers behind a float array."""
         found = self._stored.get(id(array))
         return found[1] if found else None
+
+    def groups_of(self, array: np.ndarray) -> StoredGroups | None:
+        """The groups of integers behind a float matrix."""
+        found = self._groups.get(id(array))
+        return found[1] if found else None
+
+    def keep_groups(self, real: np.ndarray, stored: StoredGroups) -> None:
+        self._groups[id(real)] = (real, stored)
 
     def dequantize(self, integers: np.ndarray, quantum: Quantum) -> np.ndarray:
         """float32 values of ``integers``, whose origin is kept unless they are of 32 bits."""
@@ -81,6 +91,9 @@ class IntegerConstants:
         """Keeps the integers of what the evaluation of a node made, where it has some."""
         known = node.inputs and all(isinstance(value, np.ndarray) for value in node.inputs)
         if known and node.domain == "":
+            groups = self.groups_of(node.inputs[0])
+            if groups is not None and node.op == "Transpose":
+                self.keep_groups(results[0], groups.flipped())
             stored = self._made(node, results[0])
             if stored is not None:
                 self._keep(results[0], stored)
@@ -165,12 +178,22 @@ def fold(node: Node) -> np.ndarray | None:
 def _fold_dequantize(node: Node) -> np.ndarray | None:
     quantum = quantum_at(_without_dead_channels(node), 0, 1, 2, node.dtype(0), axis_of(node))
     if quantum is None or node.attr("output_dtype", 1) not in (0, 1):
-        return None
+        return _fold_groups(node)
     integers = node.inputs[0]
     if (node.inputs[1] == 0).any():
         alive = Quantum.of(node.inputs[1], 0, quantum.dtype, quantum.axis).along(integers.ndim)[0]
         integers = np.where(alive == 0, quantum.along(integers.ndim)[1], integers)
     return node.integers.dequantize(integers.astype(quantum.dtype), quantum)
+
+
+def _fold_groups(node: Node) -> np.ndarray | None:
+    stored = of_dequantize(node, axis_of(node))
+    if stored is None:
+        return None
+    real = stored.groups.dequantize64().astype("float32")
+    real = np.ascontiguousarray(real.T) if stored.transposed else real
+    node.integers.keep_groups(real, stored)
+    return real
 
 
 def _without_dead_channels(node: Node) -> Node:

@@ -13,6 +13,7 @@ from tvm import relax
 
 from compiler.errors import EdgeccError
 from compiler.frontend.integers import IntegerConstants
+from compiler.quantize.groups import emit_groups
 
 
 class ConversionError(Exception):
@@ -120,6 +121,9 @@ class Node:
         value = self.inputs[index] if self.has(index) else None
         if not isinstance(value, np.ndarray):
             return self.emit(relax.op.permute_dims(self[index], order)) if order else self[index]
+        groups = self.integers.groups_of(value)
+        if groups is not None and groups.transposed == (order is not None):
+            return emit_groups(self.builder, groups.groups, self.name)
         stored = self.integers.of(value)
         if stored is not None:
             if order is None:
@@ -181,7 +185,7 @@ class Node:
         return self.builder.emit(expr, name_hint=self.name)
 
     def te(
-        self, function: Callable, *args: Any, name: str, attrs: dict[str, str] | None = None
+        self, function: Callable, *args: Any, name: str, attrs: dict[str, Any] | None = None
     ) -> relax.Expr:
         """A kernel written as tensor expression.
 

@@ -10,13 +10,14 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from compiler.passes import integer_ops, packed_ops
+from compiler.passes import grouped_ops, integer_ops, packed_ops
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import FUSABLE
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.rewriter import Rewriter
+from compiler.quantize.groups import Groups, groups_of
 from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of
 from compiler.target import Target
 
@@ -26,23 +27,53 @@ SHIFTS = {"int8": ("uint8", 128), "uint8": ("int8", -128)}
 
 def pack_matmuls(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     """Rewrite all float matrix products of rank 2 and more."""
-    return _Packer(target).rewrite(module)
+    return _Packer(target, module).rewrite(module)
 
 
 class _Packer(Rewriter):
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, module: tvm.IRModule) -> None:
         super().__init__()
+        self.module = module
+        self.groups: dict[relax.Expr, Groups] = {}
         self.block = preferred_block(target)
         # One product at a time is for convolutions alone.
         self.dots = [d for d in dot_layouts(target) if d.group > 1]
         self.quantized: dict[relax.Expr, tuple[relax.Expr, Quantum]] = {}
         self.handlers |= {"relax.matmul": self._matmul, DEQUANTIZE: self._dequantize}
+        self.handlers["relax.call_tir"] = self._note_groups
 
     def _dequantize(self, call: relax.Call) -> None:
         """Only noted: a product may take the integers."""
         quantum = quantum_of(call, DEQUANTIZE)
         if quantum is not None and str(call.ty.dtype) == "float32":
             self.quantized[self.bound] = (self.plain(call.args[0]), quantum)
+
+    def _note_groups(self, call: relax.Call) -> None:
+        """As ``_dequantize``, of weights in groups."""
+        groups = groups_of(call, self.module)
+        if groups is not None and self.bound is not None:
+            self.groups[self.bound] = groups
+
+    def _grouped(self, call: relax.Call) -> relax.Expr | None:
+        """The product of floats with weights that stay in groups of integers."""
+        left, right = call.args
+        weights = self.groups.get(right)
+        if weights is None or len(shape_of(left)) < 2 or not _is_float32(left):
+            return None
+        if weights.bits == 4 and weights.group % grouped_ops.WORD:
+            return self._emit_float(self.plain(left), weights.dequantize64().astype("float32"))
+        few = shape_of(left)[-2] <= grouped_ops.MOST_ROWS
+        product = grouped_ops.matmul if few else grouped_ops.wide_matmul
+
+        def compute(a, words, scale, zero=None):
+            return product(a, words, scale, zero, weights)
+
+        tables = grouped_ops.pack(weights, self.block)
+        return self._emit(compute, self.plain(left), *map(relax.const, tables))
+
+    def _emit_float(self, left: relax.Expr, value: np.ndarray) -> relax.Expr:
+        packed = relax.const(pack_columns(value, self.block))
+        return self._emit(packed_ops.matmul, left, packed, value.shape[-1])
 
     def _real(self, expr: relax.Expr) -> relax.Expr:
         """An operand in real numbers, a constant as one."""
@@ -136,9 +167,10 @@ class _Packer(Rewriter):
         integer = self._sums(call) if str(call.ty.dtype) == "int32" else self._integer(call)
         if integer is not None:
             return integer
-        stored = self._stored(call)
-        if stored is not None:
-            return stored
+        for product in (self._stored, self._grouped):
+            made = product(call)
+            if made is not None:
+                return made
         left, right = (self._real(a) for a in call.args)
         shapes = shape_of(left), shape_of(right)
         dtypes = {str(e.ty.dtype) for e in (left, right, call)}
@@ -147,8 +179,7 @@ class _Packer(Rewriter):
         columns = shapes[1][-1]
         value = constant_of(right)
         if value is not None:
-            packed = relax.const(pack_columns(value, self.block))
-            return self._emit(packed_ops.matmul, left, packed, columns)
+            return self._emit_float(left, value)
 
         def compute(a, b):
             return packed_ops.matmul(a, packed_ops.pack_columns(b, self.block), columns)

@@ -21,6 +21,7 @@ from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.rewriter import Rewriter
 from compiler.quantize.plan import Plan
 from compiler.quantize.qdq import Quantum, emit_dequantize, emit_quantize
+from compiler.quantize.weight_only import stored_call
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,10 @@ class _Inserter(Rewriter):
             arguments = [self._plus(a, self.biases[bound]) for a in arguments]
         found = self.weights.get(bound)
         if found is None:
-            return self.emit(relax.Call(call.op, arguments, call.attrs, call.ty_args))
+            made = relax.Call(call.op, arguments, call.attrs, call.ty_args)
+            choice = self.plan.choices[region]
+            stored = stored_call(self.builder, made, choice, self.plan.graph.module)
+            return self.emit(made if stored is None else stored)
         arguments[1] = self._dequantized(relax.const(found.values), found.quantum)
         value = self.emit(relax.Call(call.op, arguments, call.attrs, call.ty_args))
         return self._biased(bound, value, found)

@@ -22,6 +22,7 @@ from compiler.quantize.qdq import Quantum
 from compiler.quantize.recipe import Recipe, Rule
 from compiler.quantize.regions import Graph, weights_of
 from compiler.quantize.scales import asymmetric, quantize_weights, symmetric
+from compiler.quantize.weight_only import stored_as
 from compiler.target import Target
 
 Progress = Callable[[str, int, int], None]
@@ -59,18 +60,24 @@ class Quantized:
         return None if stored is None or stored.copy else self.activations[var]
 
     def summary(self) -> dict[str, int]:
-        """Convolutions and products by the precision that was decided on."""
+        """Convolutions and products by the precision that was decided on.
+
+        Products of floats with weights in integers are counted as "weights-int8" and "weights-int4"
+        where there are any.
+        """
         counts = {"int8": 0, "float32": 0}
         for region in self.plan.graph.regions:
             if region.kind in ("convolution", "matmul", "product"):
-                counts["int8" if self.plan.is_integer(region) else "float32"] += 1
+                precision = "int8" if self.plan.is_integer(region) else "float32"
+                precision = stored_as(self.plan, region) or precision
+                counts[precision] = counts.get(precision, 0) + 1
         return counts
 
 
 def quantize(
     module: tvm.IRModule,
     target: Target,
-    data: CalibrationData,
+    data: CalibrationData | None,
     recipe: Recipe,
     progress: Progress = lambda stage, done, total: None,
     integer_io: bool = False,
@@ -79,17 +86,21 @@ def quantize(
     floats faster.
 
     Args:
-        data: samples of its inputs.
+        data: samples of its inputs; None: operators compute floats, whatever the recipe says, and
+            weights alone are stored as it says.
         integer_io: the new module takes and returns integers where it stores them.
 
     Raises:
         EdgeccError: the data do not fit the model.
     """
-    if not dot_layouts(target):
+    if data is None or not dot_layouts(target):
         recipe = replace(recipe, rules=(*recipe.rules, IN_FLOATS), bias_correction=False)
     if recipe.equalization:
         module = equalize(module)
     plan = make_plan(Graph(module), recipe, integer_io)
+    if data is None:
+        made, copies = insert(plan, {}, {})
+        return Quantized(made, plan, {}, {}, copies)
     calibrators = {
         var: make_calibrator(stored.calibrator)
         for var, stored in plan.stored.items()

@@ -24,6 +24,8 @@ else:
 
 PRECISIONS = ("int8", "float32")
 GRANULARITIES = ("per_channel", "per_tensor")
+WEIGHTS = ("float32", "int8", "int4")
+GROUPS = (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,16 @@ class Choice:
         precision: "int8" or "float32".
         calibrator: of the tensor that it hands over (see ``calibrators``).
         granularity: of its weights, "per_channel" or "per_tensor".
+        weights: as what the constant matrix (or table of rows) of an operator that computes floats
+            is stored: "float32", "int8" or "int4".
+        group: rows of that matrix that share a scale in each column; 0: all in int8, 32 in int4.
     """
 
     precision: str = "int8"
     calibrator: str = "minmax"
     granularity: str = "per_channel"
+    weights: str = "float32"
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,16 @@ class Rule:
     """Args:
     match: pattern (``*``, ``?``, ``[abc]``) over operator types ("conv2d", "matmul", "add",
         "product" for a matrix product of two computed operands, ...) and ONNX node names.
-    precision, calibrator, granularity: as in ``Choice``; None: leave it to the rules before.
+    precision, calibrator, granularity, weights, group: as in ``Choice``; None: leave it to the
+        rules before.
     """
 
     match: str
     precision: str | None = None
     calibrator: str | None = None
     granularity: str | None = None
+    weights: str | None = None
+    group: int | None = None
 
     def matches(self, operator: str, names: Sequence[str]) -> bool:
         """Whether it is about an operator of a type, made of nodes of these names."""
@@ -152,11 +162,21 @@ def _rule(row: dict[str, Any], where: str) -> Rule:
     for key, value in row.items():
         if key not in known:
             raise EdgeccError(f"{where}: unknown entry '{key}'", f"known are {', '.join(known)}")
-        if not isinstance(value, str) or not value:
+        if key == "group":
+            if value not in GROUPS or isinstance(value, bool):
+                known_groups = ", ".join(map(str, GROUPS))
+                raise EdgeccError(
+                    f"{where}: group = {value} is not known", f"known are {known_groups}"
+                )
+        elif not isinstance(value, str) or not value:
             raise EdgeccError(f"{where}: {key} must be a text")
     if "match" not in row:
         raise EdgeccError(f"{where}: no entry 'match'", 'match = "*" is about every operator')
-    for key, allowed in (("precision", PRECISIONS), ("granularity", GRANULARITIES)):
+    for key, allowed in (
+        ("precision", PRECISIONS),
+        ("granularity", GRANULARITIES),
+        ("weights", WEIGHTS),
+    ):
         if key in row and row[key] not in allowed:
             raise EdgeccError(
                 f"{where}: {key} = '{row[key]}' is not known", f"known are {', '.join(allowed)}"
@@ -169,6 +189,8 @@ def _rule(row: dict[str, Any], where: str) -> Rule:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 
@@ -180,3 +202,9 @@ DEFAULT = Recipe(
         Rule("product", "float32"),
     )
 )
+
+
+def weights_only(bits: int) -> Recipe:
+    """Floats in operators, integers of 8 or 4 bits in the memory of their weights."""
+    group = 32 if bits == 4 else None
+    return Recipe((Rule("*", "float32", weights=f"int{bits}", group=group),), bias_correction=False)

@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes.packed_values import shape_of
+from compiler.quantize.groups import groups_of
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, quantum_of
 from compiler.quantize.reference_ops import EVALUATORS
 
@@ -101,6 +102,9 @@ class Evaluator:
 
     def _call(self, call: relax.Call, values: Mapping, disturb: Disturbance) -> Any:
         name = getattr(call.op, "name", "")
+        groups = groups_of(call, self.module)
+        if groups is not None:
+            return groups.dequantize64()
         quantum = quantum_of(call, QUANTIZE) or quantum_of(call, DEQUANTIZE)
         if quantum is not None:
             x = self._value(call.args[0], values, disturb)

@@ -30,6 +30,10 @@ _INTEGER_OPERATORS = frozenset(
 )
 
 
+# MatMulNBits' accuracy_level: 0 unset, 1 float32, 2 float16, 3 bfloat16, 4 int8.
+_FLOAT32_LEVEL = 1
+
+
 @dataclass(frozen=True)
 class _Operands:
     """Where a product has its data's zero point (None: always of uint8), weights, and theirs."""
@@ -55,12 +59,26 @@ def is_quantized(model: Path) -> bool:
     return any(n.op_type in _INTEGER_OPERATORS or "QLinear" in n.op_type for n in graph.node)
 
 
+def computes_coarsely(model: Path) -> bool:
+    """Whether a model file lets MatMulNBits round activations to 8 bits."""
+    graph = onnx.load(str(model), load_external_data=False).graph
+    return any(_accuracy_levels(node) for node in graph.node)
+
+
+def _accuracy_levels(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
+    if node.op_type != "MatMulNBits":
+        return []
+    return [a for a in node.attribute if a.name == "accuracy_level" and a.i > _FLOAT32_LEVEL]
+
+
 def exact_model(model: Path) -> bytes:
     """The serialised model with weights for which ONNX Runtime's kernels are exact."""
     proto = onnx.load(str(model))
     constants = {t.name: t for t in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
     for node in proto.graph.node:
+        for level in _accuracy_levels(node):
+            level.i = _FLOAT32_LEVEL
         operands = _PRODUCTS.get(node.op_type)
         if operands is not None and _is_of_uint8(node, operands.data_zero, constants, makers):
             _shift(proto.graph, node, operands, constants)

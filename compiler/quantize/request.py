@@ -11,7 +11,7 @@ from compiler.errors import EdgeccError
 from compiler.package.entry import Quantization
 from compiler.program import TensorInfo
 from compiler.quantize.images import Preprocessing
-from compiler.quantize.recipe import DEFAULT, Recipe
+from compiler.quantize.recipe import DEFAULT, Recipe, weights_only
 
 if TYPE_CHECKING:
     from compiler.quantize.data import CalibrationData
@@ -19,22 +19,29 @@ if TYPE_CHECKING:
     from compiler.quantize.ptq import Quantized
     from compiler.quantize.qdq import Quantum
 
-PRECISIONS = ("none", "int8")
+WEIGHTS_ONLY = {"weights-int8": 8, "weights-int4": 4}
+PRECISIONS = ("none", "int8", *WEIGHTS_ONLY)
 IO = ("float32", "quantized")
 
 
 @dataclass(frozen=True)
 class Request:
     """Args:
+    precision: "int8", or one of ``WEIGHTS_ONLY``, which need no calibration.
     calibration: see ``compiler.quantize.data.open_data``; None: that of the shipped model.
     preprocessing: of pictures; None: that of their folder.
     integer_io: the library takes and returns integers where the graph stores them.
     """
 
+    precision: str
     calibration: Any
     recipe: Recipe
     preprocessing: Preprocessing | None = None
     integer_io: bool = False
+
+    @property
+    def weights_only(self) -> bool:
+        return self.precision in WEIGHTS_ONLY
 
 
 def make_request(
@@ -53,8 +60,9 @@ def make_request(
     if quantize not in PRECISIONS:
         raise EdgeccError(
             f"--quantize {quantize}: not available",
-            "--quantize int8 makes integer arithmetic from calibration data, --quantize none "
-            "builds the model in its own precision",
+            "--quantize int8 makes integer arithmetic from calibration data, weights-int8 and "
+            "weights-int4 store weights alone as integers, --quantize none builds the model in its "
+            "own precision",
         )
     if io not in IO:
         raise EdgeccError(f"--io {io}: not known", f"known are {', '.join(IO)}")
@@ -66,13 +74,25 @@ def make_request(
                 "calibration data and recipes are for quantisation", "give --quantize int8 too"
             )
         return None
+    if quantize in WEIGHTS_ONLY and (
+        calibration is not None or preprocessing is not None or io != IO[0]
+    ):
+        raise EdgeccError(
+            f"--quantize {quantize}: activations stay floats",
+            "calibration data and --io quantized are for --quantize int8",
+        )
     if not isinstance(recipe, Recipe):
-        recipe = DEFAULT if str(recipe) == "auto" else Recipe.read(Path(recipe))
+        given = None if str(recipe) == "auto" else Recipe.read(Path(recipe))
+        recipe = given or _default(quantize)
     if isinstance(preprocessing, (str, Path)):
         preprocessing = Preprocessing.read(Path(preprocessing))
     elif isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing.of(dict(preprocessing), "preprocessing")
-    return Request(calibration, recipe, preprocessing, io == "quantized")
+    return Request(quantize, calibration, recipe, preprocessing, io == "quantized")
+
+
+def _default(quantize: str) -> Recipe:
+    return weights_only(WEIGHTS_ONLY[quantize]) if quantize in WEIGHTS_ONLY else DEFAULT
 
 
 def io_tensors(
@@ -94,21 +114,28 @@ def io_scales(
 
 
 def describe(
-    quantized: Quantized, recipe: str, data: CalibrationData, accuracy: Accuracy | None
+    quantized: Quantized,
+    request: Request,
+    recipe: str,
+    data: CalibrationData | None,
+    accuracy: Accuracy | None,
 ) -> dict[str, Any]:
     """The manifest's entry: everything that the integers depend on, and what came of it."""
-    preprocessing = data.preprocessing.as_dict() if data.preprocessing else None
     return {
-        "precision": "int8",
+        "precision": request.precision,
         "operators": quantized.summary(),
-        "calibration": {
-            "samples": data.count,
-            "sha256": data.sha256,
-            "preprocessing": preprocessing,
-        },
+        "calibration": _calibration(data) if data else None,
         "inputs": _scales(quantized, quantized.plan.graph.params),
         "recipe": recipe,
         "sqnr_db": accuracy.rounded() if accuracy else None,
+    }
+
+
+def _calibration(data: CalibrationData) -> dict[str, Any]:
+    return {
+        "samples": data.count,
+        "sha256": data.sha256,
+        "preprocessing": data.preprocessing.as_dict() if data.preprocessing else None,
     }
 
 

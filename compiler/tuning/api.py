@@ -191,7 +191,7 @@ def model_tasks(
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
     module = simplify(imported.module, target)
     if request is not None:
-        data = calibration_data(imported, request)
+        data = None if request.weights_only else calibration_data(imported, request)
         module = ptq.quantize(module, target, data, request.recipe).module
     tasks = extract(lower(module, target, exact), target)
     if not tasks:

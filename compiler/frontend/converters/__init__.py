@@ -39,6 +39,7 @@ _FAMILIES = (
     "sequence",
     "shape",
     "sort",
+    "weight_groups",
 )
 for _family in _FAMILIES:
     import_module(f"{__name__}.{_family}")

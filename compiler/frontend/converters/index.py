@@ -7,6 +7,7 @@ from tvm import relax, te, tirx
 
 from compiler.frontend.converters.registry import converter
 from compiler.frontend.node import ConversionError, Node
+from compiler.quantize.rows import TAKE_AXIS, emit_rows
 
 
 def bounded_indices(node: Node, position: int, extent: int) -> relax.Expr:
@@ -44,7 +45,9 @@ def gather(node: Node) -> relax.Expr:
     if stored is not None and (stored.quantum.per_tensor or stored.quantum.axis != axis):
         rows = node.te(take, node.make_constant(stored.integers), index, axis, name="take")
         return stored.gathered(axis, node.rank(1)).emit(node.builder, rows)
-    return node.te(take, node[0], index, axis, name="take")
+    if stored is not None and axis == 0:
+        return emit_rows(node.builder, stored.integers, stored.quantum, index)
+    return node.te(take, node[0], index, axis, name="take", attrs={TAKE_AXIS: axis})
 
 
 def take(x: te.Tensor, index: te.Tensor, axis: int) -> te.Tensor:
