@@ -88,6 +88,14 @@ def _schedule(
     return str(decision)
 
 
+class EvenColumns(DotProblem):
+    """A ragged last tile of columns would put a test around each of its products in all tiles."""
+
+    def tiles(self, target: Target) -> Iterator[RegisterTile]:
+        """Those that divide the columns."""
+        return (t for t in super().tiles(target) if self.columns % t.columns == 0)
+
+
 @dataclass(frozen=True)
 class Space:
     """The decisions for one convolution.
@@ -110,7 +118,7 @@ class Space:
         target: Target,
         anchored: Anchored,
         dot: Dot,
-        problem: type[DotProblem] = DotProblem,
+        problem: type[DotProblem] = EvenColumns,
     ) -> Space:
         """The space of an anchor, whose register tiles are those of ``problem``."""
         batch, blocks, height, width, lanes = (

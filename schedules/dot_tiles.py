@@ -81,7 +81,7 @@ class DotProblem:
     def _step_cycles(self, target: Target, rows: int, columns: int) -> float:
         uses = self._uses(columns)
         arithmetic = rows * uses * self.dot.instructions
-        loads = rows + uses * self.dot.weight_loads
+        loads = rows * self.dot.input_loads + uses * self.dot.weight_loads
         # A sum waits for the step before.
         chain = target.vector.fma_latency * target.vector.fma_per_cycle
         return max(arithmetic, chain) + LOAD_COST * loads

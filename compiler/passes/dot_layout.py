@@ -28,6 +28,8 @@ class DotLayout:
             one takes neighbouring pixels of a row, too, and weights for those taps.
         pairs_taps: whether products of int8 add up in int16 (widening multiply-adds), as depthwise
             convolutions want.
+        part: neighbours of a group whose weights for one output channel lie together, where these
+            are not all; the parts are added up before they are widened to int32.
     """
 
     block: int
@@ -37,6 +39,12 @@ class DotLayout:
     most_neighbours: int | None = None
     fewest: int = 0
     pairs_taps: bool = False
+    part: int = 0
+
+    @property
+    def parts(self) -> int:
+        """Parts of a group; weights lie as [..., parts, block, group / parts] if there are more."""
+        return self.group // self.part if self.part else 1
 
     def input_block(self, channels: int, dilation: int) -> int:
         """Channels that lie together in an input that is packed for this."""
@@ -50,12 +58,33 @@ class DotLayout:
         """Whether sums are exact for int8 weights [OC, IC, ...]."""
         if self.most_neighbours is None:
             return True
-        wide = np.pad(weight.astype("int32"), [(0, 0), (0, 1)] + [(0, 0)] * (weight.ndim - 2))
-        for sign in (1, -1):
-            part = np.maximum(sign * wide, 0)
-            if (part[:, :-1:2] + part[:, 1::2]).max(initial=0) > self.most_neighbours:
-                return False
-        return True
+        sums = joined(weight.astype("int32"), 1, self.parts)
+        largest = (np.maximum(sign * sums, 0).sum(axis=-1).max(initial=0) for sign in (1, -1))
+        return all(total <= self.most_neighbours for total in largest)
+
+
+def joined(weight: np.ndarray, axis: int, parts: int) -> np.ndarray:
+    """Weights whose products are added in int16, along a last axis of 2 * parts.
+
+    Channels 0 and 1, 2 and 3, ... of four are neighbours; several parts of four add up theirs.
+
+    Returns:
+        [..., groups, 2, 2 * parts] for the input channels of ``axis``, which go to the end; zeros
+        fill the last group.
+    """
+    last = np.moveaxis(weight, axis, -1)
+    group = 4 * parts
+    last = np.pad(last, [(0, 0)] * (last.ndim - 1) + [(0, -last.shape[-1] % group)])
+    split = last.reshape(*last.shape[:-1], -1, parts, 2, 2)
+    return split.swapaxes(-3, -2).reshape(*split.shape[:-3], 2, 2 * parts)
+
+
+def separated(joined: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of ``joined``: weights of a shape."""
+    parts = joined.shape[-1] // 2
+    split = joined.reshape(*joined.shape[:-1], parts, 2).swapaxes(-3, -2)
+    last = split.reshape(*split.shape[:-4], -1)[..., : shape[axis]]
+    return np.moveaxis(last, -1, axis)
 
 
 def dot_layouts(target: Target) -> tuple[DotLayout, ...]:
@@ -78,7 +107,8 @@ def _x86(target: Target) -> tuple[DotLayout, ...]:
     if target.vector.bits < 256:
         return (widened,)
     # vpmaddubsw saturates its sums of two products, so it is for weights whose sums cannot.
-    return (DotLayout(block, 4, "uint8", "uint8", MOST_UNSATURATED), widened)
+    pairs = DotLayout(block, 4, "uint8", "uint8", MOST_UNSATURATED)
+    return (DotLayout(block, 8, "uint8", "uint8", MOST_UNSATURATED, part=4), pairs, widened)
 
 
 def _neon(target: Target) -> tuple[DotLayout, ...]:

@@ -22,7 +22,8 @@ def conv2d(
     Args:
         x: [N, ICb, H, W, ci] of ``layout.activation``; ci is a multiple of ``layout.group``, or
             all channels of one of several pixels that make a group.
-        weight: int8 [OCb, steps, KH, KW, c, group], zeros for channels (and pixels) that are none.
+        weight: int8 [OCb, steps, KH, KW, c, group], or [..., parts, c, part] where a group has
+            parts; zeros for channels (and pixels) that are none.
         bias: int32 [1, OCb, 1, 1, c].
         zero: what x is padded with.
 
@@ -30,7 +31,8 @@ def conv2d(
         int32 [N, OCb, OH, OW, c].
     """
     n, _, height, width, ci = (int(d) for d in x.shape)
-    oc_blocks, steps, kh, kw, c, group = (int(d) for d in weight.shape)
+    oc_blocks, steps, kh, kw = (int(d) for d in weight.shape[:4])
+    c, group, part = int(weight.shape[-2]), layout.group, int(weight.shape[-1])
     oh, ow = window.output_size(height, width)
     pads = window.pads
     if ci % group:
@@ -52,7 +54,8 @@ def conv2d(
         else:
             lane = r_outer % per_block * group + r_inner
             value = padded[i, r_outer // per_block, row, column, lane]
-        factor = weight[j, r_outer, r_h, r_w, k, r_inner]
+        inner = (k, r_inner) if part == group else (r_inner // part, k, r_inner % part)
+        factor = weight[(j, r_outer, r_h, r_w, *inner)]
         product = value.astype("int32") * factor.astype("int32")
         return te.sum(product, axis=[r_outer, r_h, r_w, r_inner])
 
@@ -218,7 +221,7 @@ def centred(x: te.Tensor, pads: tuple[int, int, int, int], zero: int) -> te.Tens
 
 
 def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
-    """int8 [OC, IC, KH, KW] -> [ceil(OC/c), steps, KH, KW, c, group].
+    """int8 [OC, IC, KH, KW] -> [ceil(OC/c), steps, KH, KW, c, group], or [..., parts, c, part].
 
     Args:
         ci: block of the activations; input channels are padded to whole blocks.
@@ -233,8 +236,10 @@ def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
     c = layout.block
     weight = np.pad(weight, [(0, -oc % c), (0, -ic % ci), (0, 0), (0, 0)])
     steps = weight.shape[1] // layout.group
-    weight = weight.reshape(-1, c, steps, layout.group, kh, kw)
-    return np.ascontiguousarray(weight.transpose(0, 2, 4, 5, 1, 3))
+    parts = layout.parts
+    weight = weight.reshape(-1, c, steps, parts, layout.group // parts, kh, kw)
+    packed = weight.transpose(0, 2, 5, 6, 3, 1, 4)
+    return np.ascontiguousarray(packed if parts > 1 else packed[:, :, :, :, 0])
 
 
 def pack_columns(weight: np.ndarray, layout: DotLayout) -> np.ndarray:

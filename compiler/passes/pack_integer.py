@@ -215,9 +215,10 @@ class IntegerFollowers(PackedFollowers):
             if isinstance(weight.stored, Packed)
             else stored_weight(weight.stored, weight.quantum, 0)
         )
-        dots = [d for d in self.dots if d.activation == data.quantum.dtype]
-        dot = next((d for d in dots if stored is not None and d.takes(stored)), None)
-        if dot is None or stored is None:
+        if stored is None:
+            return None
+        dot = next((d for d in self.dots if _suits(d, data, stored)), None)
+        if dot is None:
             return None
         x = self._operand(data.stored, dot, window.dilation[1])
         if stored.ndim == 3:
@@ -361,6 +362,12 @@ class IntegerFollowers(PackedFollowers):
             return None
         zero = int(data.quantum.zero_point)
         return Sums(data.stored, dot, zero, stored, *found, window, shape_of(call), depthwise=True)
+
+
+def _suits(dot: DotLayout, data: Quantized, weight: np.ndarray) -> bool:
+    """Whether a layout takes the operands, and wastes nothing on a plain input of few channels."""
+    fits = isinstance(data.stored, Packed) or dot.parts == 1 or weight.shape[1] > dot.part
+    return fits and dot.activation == data.quantum.dtype and dot.takes(weight)
 
 
 def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:

@@ -37,7 +37,7 @@ class _Packer(Rewriter):
         self.groups: dict[relax.Expr, Groups] = {}
         self.block = preferred_block(target)
         # One product at a time is for convolutions alone.
-        self.dots = [d for d in dot_layouts(target) if d.group > 1]
+        self.dots = [d for d in dot_layouts(target) if d.group > 1 and d.parts == 1]
         self.quantized: dict[relax.Expr, tuple[relax.Expr, Quantum]] = {}
         self.handlers |= {"relax.matmul": self._matmul, DEQUANTIZE: self._dequantize}
         self.handlers["relax.call_tir"] = self._note_groups

@@ -15,7 +15,7 @@ from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
 from compiler.quantize.insert import Copy, Weights, insert
-from compiler.quantize.neighbours import quantize_neighbours
+from compiler.quantize.neighbours import quantize_for
 from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
@@ -161,15 +161,17 @@ def choose_quanta(
 
 def quantize_all_weights(plan: Plan, target: Target) -> dict[relax.Var, Weights]:
     """Of all convolutions and products with constant weights that are computed in integers."""
-    most = next((layout.most_neighbours for layout in dot_layouts(target)), None)
+    layouts = [layout for layout in dot_layouts(target) if layout.most_neighbours is not None]
     found = {}
     for region in plan.graph.regions:
         if plan.is_integer(region) and region.kind != "product":
             values, axis = weights_of(plan.graph, region)
             per_channel = plan.choices[region].granularity == "per_channel"
-            if per_channel and most is not None:
-                inputs = 1 if region.kind == "convolution" else values.ndim - 2
-                found[region.anchor] = Weights(*quantize_neighbours(values, axis, inputs, most))
+            if per_channel and layouts:
+                convolves = region.kind == "convolution"
+                inputs = 1 if convolves else values.ndim - 2
+                fit = [layout for layout in layouts if convolves or layout.parts == 1]
+                found[region.anchor] = Weights(*quantize_for(values, axis, inputs, fit))
             else:
                 quantum = symmetric(values, axis if per_channel else None)
                 found[region.anchor] = Weights(quantize_weights(values, quantum), quantum)

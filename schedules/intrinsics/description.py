@@ -27,6 +27,13 @@ def register(name: str, lanes: int, group: int, operand: str, product: Product) 
     return register_functions(name, *_functions(lanes, group, operand, product))
 
 
+def register_parts(
+    name: str, lanes: int, parts: int, part: int, operand: str, product: Product
+) -> str:
+    """The same for groups whose weights lie in parts, w [parts, lanes, part]."""
+    return register_functions(name, *_functions_of_parts(lanes, parts, part, operand, product))
+
+
 def register_functions(name: str, description: tirx.PrimFunc, implementation: tirx.PrimFunc) -> str:
     """Make an intrinsic known to TVM; returns its name with the project's prefix."""
     name = f"edgecc.{name}"
@@ -69,14 +76,50 @@ def _functions(
     return description, implementation
 
 
+def _functions_of_parts(
+    lanes: int, parts: int, part: int, operand: str, product: Product
+) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+    """Description and implementation."""
+    group = parts * part
+
+    @script.prim_func(s_tir=True)
+    def description(
+        x: script.Buffer((group,), operand, offset_factor=1),
+        w: script.Buffer((parts, lanes, part), "int8", offset_factor=1),
+        sums: script.Buffer((lanes,), "int32", offset_factor=1),
+    ) -> None:
+        with script.sblock("root"):
+            script.reads(sums[0:lanes], x[0:group], w[0:parts, 0:lanes, 0:part])
+            script.writes(sums[0:lanes])
+            for i, g in script.grid(lanes, group):
+                with script.sblock("update"):
+                    l, r = script.axis.remap("SR", [i, g])  # noqa: E741
+                    sums[l] = sums[l] + script.cast(x[r], "int32") * script.cast(
+                        w[r // part, l, r % part], "int32"
+                    )
+
+    @script.prim_func(s_tir=True)
+    def implementation(
+        x: script.Buffer((group,), operand, offset_factor=1),
+        w: script.Buffer((parts, lanes, part), "int8", offset_factor=1),
+        sums: script.Buffer((lanes,), "int32", offset_factor=1),
+    ) -> None:
+        with script.sblock("root"):
+            script.reads(sums[0:lanes], x[0:group], w[0:parts, 0:lanes, 0:part])
+            script.writes(sums[0:lanes])
+            sums[script.ramp(0, 1, lanes)] = product(x, w, sums)
+
+    return description, implementation
+
+
 def llvm(name: str, dtype: str, *args: tirx.PrimExpr) -> tirx.PrimExpr:
     """A call of one of LLVM's intrinsics."""
     return tirx.call_llvm_pure_intrin(dtype, name, *args)
 
 
-def repeated(x: Any, dtype: str, lanes: int) -> tirx.PrimExpr:
-    """The 32 bits at the head of a buffer in each of ``lanes`` lanes, as a vector of dtype."""
-    head = tirx.reinterpret("int32", x.vload([0], f"{x.dtype}x{4 // _bytes(str(x.dtype))}"))
+def repeated(x: Any, dtype: str, lanes: int, position: int = 0) -> tirx.PrimExpr:
+    """32 bits from a position of a buffer on in each of ``lanes`` lanes, as a vector of dtype."""
+    head = tirx.reinterpret("int32", x.vload([position], f"{x.dtype}x{4 // _bytes(str(x.dtype))}"))
     return tirx.reinterpret(dtype, tirx.Broadcast(head, lanes))
 
 

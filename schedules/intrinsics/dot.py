@@ -17,7 +17,7 @@ from schedules.intrinsics import neon_mlal
 from schedules.intrinsics.neon_dot import sdot
 from schedules.intrinsics.neon_mlal import collect, mlal
 from schedules.intrinsics.x86_madd import madd
-from schedules.intrinsics.x86_maddubs import maddubs
+from schedules.intrinsics.x86_maddubs import maddubs, maddubs_twice
 from schedules.intrinsics.x86_vnni import vnni
 
 
@@ -31,6 +31,7 @@ class Dot:
         instructions: arithmetic of one use, with loads of sums and operands already in registers.
         accumulators: registers of the sums of one use.
         weight_loads: instructions that bring the weights of one use.
+        input_loads: instructions that bring the inputs of one use.
         temporaries: registers beside sums, weights and one broadcast input.
         collect: where a use leaves each sum in four parts, the intrinsic that adds these up.
     """
@@ -40,6 +41,7 @@ class Dot:
     instructions: int
     accumulators: int = 1
     weight_loads: int = 1
+    input_loads: int = 1
     temporaries: int = 1
     collect: str = ""
 
@@ -59,8 +61,17 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
         return _neon(target.arch, group)
     if operand == "int16":
         return Dot(madd(lanes), lanes, instructions=2, weight_loads=2)
+    if layouts[0].parts > 1:
+        return Dot(
+            maddubs_twice(lanes),
+            lanes,
+            instructions=5,
+            weight_loads=2,
+            input_loads=2,
+            temporaries=4,
+        )
     if layouts[0].most_neighbours is not None:
-        return Dot(maddubs(lanes), lanes, instructions=3, temporaries=2)
+        return Dot(maddubs(lanes), lanes, instructions=3, temporaries=4)
     return Dot(vnni(lanes), lanes, instructions=1, temporaries=0)
 
 

@@ -49,11 +49,11 @@ class Problem:
         packed = padded.reshape(1, -1, block, height, width).transpose(0, 1, 3, 4, 2)
         self.x = np.ascontiguousarray(packed.astype(layout.activation))
         self.plain_x = x
-        most = layout.most_neighbours or 2 * 127
         self.weight = rng.integers(-127, 128, (oc, ic, k, k)).astype("int8")
-        self.weight[0] = 127 if layout.most_neighbours is None else most // 2
+        self.weight[0] = 127
         if layout.most_neighbours is not None:
-            self.weight = np.clip(self.weight, -(most // 2), most // 2).astype("int8")
+            largest = layout.most_neighbours // (2 * layout.parts)
+            self.weight = np.clip(self.weight, -largest, largest)
         lanes = -(-oc // layout.block) * layout.block
         self.bias = rng.integers(-3000, 3000, (1, lanes // layout.block, 1, 1, layout.block))
         self.scale = rng.uniform(0.0005, 0.002, self.bias.shape).astype("float32")
@@ -125,7 +125,7 @@ def layouts() -> list[tuple[str, DotLayout]]:
 
 
 def name_of(value: object) -> str:
-    return value.operand if isinstance(value, DotLayout) else str(value)
+    return f"{value.operand}x{value.group}" if isinstance(value, DotLayout) else str(value)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -24,6 +24,8 @@ def test_implementation_is_the_description(name):
         assert dot is not None
         x, w = operands(layout, LANES if dot.collect else dot.lanes)
         expected = np.einsum("sg,slg->l", x.astype("int64"), w.astype("int64"))
+        if layout.parts > 1:
+            w = w.reshape(len(w), -1, layout.parts, layout.part).swapaxes(1, 2)
         for tensorized in (False, True):
             func = sums_of_steps(layout, dot, len(x), tensorized)
             np.testing.assert_array_equal(run(func, [x, w], target)[0], expected)
@@ -32,16 +34,17 @@ def test_implementation_is_the_description(name):
 def sums_of_steps(layout: DotLayout, dot: Dot, steps: int, tensorized: bool) -> tirx.PrimFunc:
     lanes = LANES if dot.collect else dot.lanes
     x = te.placeholder((steps, layout.group), layout.operand, name="x")
-    w = te.placeholder((steps, lanes, layout.group), "int8", name="w")
+    parts = layout.parts
+    split = (parts, lanes, layout.part) if parts > 1 else (lanes, layout.group)
+    w = te.placeholder((steps, *split), "int8", name="w")
     step = te.reduce_axis((0, steps), name="step")
     g = te.reduce_axis((0, layout.group), name="g")
-    sums = te.compute(
-        (lanes,),
-        lambda i: te.sum(
-            x[step, g].astype("int32") * w[step, i, g].astype("int32"), axis=[step, g]
-        ),
-        name="sums",
-    )
+
+    def product(i):
+        position = (g // layout.part, i, g % layout.part) if parts > 1 else (i, g)
+        return x[step, g].astype("int32") * w[(step, *position)].astype("int32")
+
+    sums = te.compute((lanes,), lambda i: te.sum(product(i), axis=[step, g]), name="sums")
     schedule = s_tir.Schedule(te.create_prim_func([x, w, sums]))
     block = schedule.get_sblock("sums")
     lane, outer, inner = schedule.get_loops(block)
@@ -74,7 +77,8 @@ def operands(layout: DotLayout, lanes: int) -> tuple[np.ndarray, np.ndarray]:
     """x [steps, group] and w [steps, lanes, group]: the greatest of each sign, and random ones."""
     rng = np.random.default_rng(0)
     info = np.iinfo(layout.activation)
-    most = 127 if layout.most_neighbours is None else layout.most_neighbours // 2
+    bound = layout.most_neighbours
+    most = 127 if bound is None else bound // (2 * layout.parts)
     x = rng.integers(info.min, info.max + 1, (8, layout.group))
     w = rng.integers(-most, most + 1, (8, lanes, layout.group))
     x[0:4], w[0:3] = info.max, most
@@ -94,6 +98,21 @@ def test_weights_that_could_saturate_are_refused():
     weight[1, 1] = -128
     assert layout.takes(weight)
     weight[1, 0] = -1
+    assert not layout.takes(weight)
+
+
+def test_sums_of_both_parts_are_bounded():
+    layout = DotLayout(8, 8, "uint8", "uint8", most_neighbours=128, part=4)
+    weight = np.zeros((2, 12, 1, 1), "int8")
+    weight[0, [0, 1, 4, 5], 0, 0] = 32
+    weight[0, [2, 3, 6, 7], 0, 0] = -32
+    weight[1, [0, 2, 8], 0, 0] = 127  # of three sums
+    assert layout.takes(weight)
+    weight[0, 7] = -33
+    assert not layout.takes(weight)
+    weight[0, 7] = 33
+    assert layout.takes(weight)
+    weight[1, 9] = 2
     assert not layout.takes(weight)
 
 
