@@ -46,7 +46,7 @@ def choose_tile(
         shape: [N, C, (H,) W] of the input of an ungrouped convolution.
         weight: [OC, C, (KH,) KW]; None where it is not known yet.
     """
-    if weight is None or weight.dtype != np.float32:
+    if weight is None or weight.dtype != np.float32 or not _is_winograds(window):
         return None
     return _cheapest(target, window, shape, weight.shape[0])[0]
 
