@@ -202,16 +202,20 @@ class _Build:
         return tolerate_rounding(golden, self.simplified, inputs) if quantized else golden
 
     def quantize(self, request: Request) -> _QuantizedBuild:
+        from compiler.quantize.data import NoData
         from compiler.quantize.golden import quantized_golden
         from compiler.quantize.ptq import node_names, quantize
         from compiler.quantize.request import describe, io_scales, io_tensors
 
         inputs, outputs = self.imported.inputs, self.imported.outputs
         data = None if request.weights_only else calibration_data(self.imported, request)
-        golden = self.golden(next(iter(data)) if data else _samples(self.imported))
+        sample = _samples(self.imported)
+        if data is not None and not isinstance(data, NoData):
+            sample = next(iter(data))
         found = quantize(
             self.simplified, self.target, data, request.recipe, self.progress, request.integer_io
         )
+        golden = self.golden(sample)
         accuracy = None
         if golden is not None:
             self.progress("reference outputs", 0, 1)
@@ -272,21 +276,18 @@ def _refuse_fallbacks(program: Program) -> None:
 
 
 def calibration_data(imported: ImportedModel, request: Request) -> CalibrationData:
-    """The samples of a request, or those that come with the shipped model.
+    """The samples of a request, or those that come with the shipped model, or none.
 
     Raises:
-        EdgeccError: there are none, or they can't be read.
+        EdgeccError: they can't be read.
     """
-    from compiler.quantize.data import open_data
+    from compiler.quantize.data import NoData, open_data
 
     source = request.calibration
     if source is None:
         source = _shipped_samples(imported)
     if source is None:
-        raise EdgeccError(
-            "--quantize int8 needs data that look like what the model will see",
-            "--calibration FILE.npz, or a folder of .npy files or pictures; 100 are plenty",
-        )
+        return NoData(imported.inputs)
     return open_data(source, imported.inputs, request.preprocessing)
 
 

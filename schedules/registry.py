@@ -14,6 +14,7 @@ from schedules import (
     depthwise,
     depthwise_integer,
     depthwise_pointwise,
+    dynamic_rows,
     elementwise,
     generic,
     matmul,
@@ -42,6 +43,7 @@ TEMPLATES: tuple[Template, ...] = (
     matmul.apply,
     matmul_grouped.apply,
     matmul_integer.apply,
+    dynamic_rows.apply,
     response_norm.apply,
 )
 # Of the meaning of a template's decisions: raised when the same integers no longer make the same
@@ -57,6 +59,7 @@ VERSIONS = {
     "matmul": 1,
     "matmul_grouped": 1,
     "matmul_integer": 1,
+    "dynamic_rows": 1,
     "response_norm": 1,
     "softmax": 1,
     "normalization": 1,

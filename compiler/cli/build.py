@@ -132,7 +132,7 @@ def _quantization(
         text = ", ".join(
             [f"{counts['int8']} of {total} convolutions and products in int8", *stored]
         )
-        text += f", {calibration['samples']} calibration samples"
+        text += f", {calibration['samples'] or 'no'} calibration samples"
         if not counts["int8"]:
             text += "; float32 is faster on this CPU, or the recipe wants it"
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]

@@ -33,7 +33,8 @@ def use_nearest(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
             return cast
         if target.arch == "riscv64" or (target.arch == "x86_64" and target.vector.bits > 128):
             return tirx.call_llvm_pure_intrin(str(wanted), "llvm.lrint", value.args[0])
-        if target.arch in _OF_FOUR and wanted.lanes % 4 == 0:
+        halves_to_four = wanted.lanes >= 4 and wanted.lanes & (wanted.lanes - 1) == 0
+        if target.arch in _OF_FOUR and halves_to_four:
             return _in_fours(value.args[0], wanted.lanes, _OF_FOUR[target.arch])
         return cast
 

@@ -76,7 +76,8 @@ _ALSO_VECTORIZABLE = (
 
 def _declare_vectorizable() -> None:
     for name in _ALSO_VECTORIZABLE:
-        if not tvm.ir.Op.get(f"tirx.{name}").has_attr("TVectorizable"):
+        # has_attr is true of every operator as soon as one has the attribute.
+        if tvm.ir.Op.get(f"tirx.{name}").get_attr("TVectorizable") is None:
             tvm.ir.register_op_attr(f"tirx.{name}", "TVectorizable", True)
 
 

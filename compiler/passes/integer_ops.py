@@ -77,7 +77,7 @@ def biased(total: te.Tensor, bias: te.Tensor) -> te.Tensor:
 def matmul(
     a: te.Tensor,
     weight: te.Tensor,
-    bias: te.Tensor,
+    bias: te.Tensor | None,
     scale: te.Tensor | None,
     columns: int,
     layout: DotLayout,
@@ -87,7 +87,7 @@ def matmul(
     Args:
         a: [..., M, K] of ``layout.activation``; K is a multiple of ``layout.group``.
         weight: int8 [blocks, K / group, c, group].
-        bias: int32 [blocks, c].
+        bias: int32 [blocks, c]; None for none.
         scale: float32 [blocks, c].
         columns: N.
 
@@ -114,7 +114,9 @@ def matmul(
     def real(*index):
         *outer, n = index
         block, lane = n // c, n % c
-        biased = total[(*outer, block, lane)] + bias[block, lane]
+        biased = total[(*outer, block, lane)]
+        if bias is not None:
+            biased = biased + bias[block, lane]
         return biased if scale is None else biased.astype("float32") * scale[block, lane]
 
     return te.compute((*batch, rows, columns), real, name="matmul_unpack")
@@ -171,12 +173,12 @@ def requantize(total: te.Tensor, scale: te.Tensor, zero: int, dtype: str) -> te.
 
     def element(i, j, h, w, k):
         steps = total[i, j, h, w, k].astype("float32") * scale[0, j, 0, 0, k] + float(zero)
-        return _saturated(te.round(steps).astype("int32"), dtype)
+        return saturated(te.round(steps).astype("int32"), dtype)
 
     return te.compute(total.shape, element, name="requantize")
 
 
-def _saturated(value: tirx.PrimExpr, dtype: str) -> tirx.PrimExpr:
+def saturated(value: tirx.PrimExpr, dtype: str) -> tirx.PrimExpr:
     """int32 in 8 bits, by way of int16: vector units narrow to half and saturate."""
     for narrow in ("int16", dtype):
         info = np.iinfo(narrow)

@@ -137,7 +137,9 @@ class _Packer(Rewriter):
             bias -= shift * weight.astype("int64").sum(axis=1)
             if dot is not None:
                 data = self.builder.emit_te(_shifted, data, shift, wanted)
-        return None if dot is None else self._emit_integer(data, weight, bias, None, dot)
+        if dot is None:
+            return None
+        return self._emit_integer(data, weight, bias if bias.any() else None, None, dot)
 
     def _dot(self, weight: np.ndarray, dtype: str) -> DotLayout | None:
         """The fastest layout for weights [N, K] and activations of a dtype."""
@@ -148,15 +150,20 @@ class _Packer(Rewriter):
         self,
         data: relax.Expr,
         weight: np.ndarray,
-        bias: np.ndarray,
+        bias: np.ndarray | None,
         scale: np.ndarray | None,
         dot: DotLayout,
     ) -> relax.Expr:
-        tables = [_in_blocks(bias.astype("int32"), dot.block)]
+        """Args:
+        scale: None for int32 sums, which alone may have no bias.
+        """
+        tables = []
+        if bias is not None:
+            tables.append(_in_blocks(bias.astype("int32"), dot.block))
         if scale is not None:
             tables.append(_in_blocks(scale, dot.block))
 
-        def compute(a, weight, bias, scale=None):
+        def compute(a, weight, bias=None, scale=None):
             return integer_ops.matmul(a, weight, bias, scale, columns, dot)
 
         columns = len(weight)

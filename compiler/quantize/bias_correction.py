@@ -74,11 +74,15 @@ def operands(plan: Plan) -> list[relax.Var]:
 
 
 def _corrected(plan: Plan) -> list[Region]:
+    """Those with calibrated ranges and weights."""
     graph = plan.graph
     return [
         r
         for r in graph.regions
-        if plan.is_integer(r) and r.kind != "product" and _is_direct(graph, r)
+        if plan.is_integer(r)
+        and r not in plan.dynamic
+        and r.kind != "product"
+        and _is_direct(graph, r)
     ]
 
 

@@ -71,6 +71,22 @@ class CalibrationData:
         self.count, self._sha256 = count, digest.hexdigest()
 
 
+class NoData(CalibrationData):
+    """In the place of data that nobody gave: an error where some are needed."""
+
+    def __init__(self, inputs: tuple[TensorInfo, ...]) -> None:
+        super().__init__(lambda: iter(()), inputs, "no data")
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Raises:
+        EdgeccError: always.
+        """
+        raise EdgeccError(
+            "--quantize int8 needs data that look like what the model will see",
+            "--calibration FILE.npz, or a folder of .npy files or pictures; 100 are plenty",
+        )
+
+
 def open_data(
     source: Source,
     inputs: tuple[TensorInfo, ...],

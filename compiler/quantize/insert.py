@@ -19,6 +19,7 @@ from tvm import relax
 
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.rewriter import Rewriter
+from compiler.quantize.dynamic import Rows, emit_product, emit_rows
 from compiler.quantize.plan import Plan
 from compiler.quantize.qdq import Quantum, emit_dequantize, emit_quantize
 from compiler.quantize.weight_only import stored_call
@@ -38,7 +39,10 @@ class Weights:
 
 
 def insert(
-    plan: Plan, activations: Mapping[relax.Var, Quantum], weights: Mapping[relax.Var, Weights]
+    plan: Plan,
+    activations: Mapping[relax.Var, Quantum],
+    weights: Mapping[relax.Var, Weights],
+    dtype: str,
 ) -> tuple[tvm.IRModule, dict[relax.Var, Copy]]:
     """The plan's module in the interchange form (see ``qdq``), and where its tensors are there.
 
@@ -46,8 +50,9 @@ def insert(
         activations: of every tensor that the plan stores.
         weights: of every convolution and product with constant weights that the plan computes in
             integers, by its result.
+        dtype: of rows that are quantised at run time.
     """
-    inserter = _Inserter(plan, activations, weights)
+    inserter = _Inserter(plan, activations, weights, dtype)
     return inserter.rewrite(plan.graph.module), inserter.copies()
 
 
@@ -86,16 +91,19 @@ class _Inserter(Rewriter):
         plan: Plan,
         activations: Mapping[relax.Var, Quantum],
         weights: Mapping[relax.Var, Weights],
+        dtype: str,
     ) -> None:
         super().__init__()
         self.plan, self.activations, self.weights = plan, activations, weights
+        self.dtype = dtype
+        self.rows: dict[relax.Expr, Rows] = {}
         self.tensors: dict[relax.Var, _Quantized] = {}
         self.biases: dict[relax.Var, _Bias] = {}  # by the addition they become part of
 
     def copies(self) -> dict[relax.Var, Copy]:
-        """What became of stored tensors and results."""
+        """What became of stored tensors, results, and products of rows."""
         found = {var: Copy(t.integers, t.quantum) for var, t in self.tensors.items()}
-        for var in self.plan.graph.outputs:
+        for var in (*(r.end for r in self.plan.dynamic), *self.plan.graph.outputs):
             if var not in found and isinstance(self.value(var), relax.Var):
                 found[var] = Copy(self.value(var), None)
         return found
@@ -129,6 +137,8 @@ class _Inserter(Rewriter):
 
     def _call(self, bound: relax.Var, call: relax.Call) -> relax.Expr:
         region = self.plan.graph.region_of[bound]
+        if bound == region.anchor and region in self.plan.dynamic:
+            return self._product_of_rows(call, self.weights[bound])
         is_anchor = bound == region.anchor and self.plan.is_integer(region)
         arguments = [self._argument(a, is_anchor) for a in call.args]
         if bound in self.biases:
@@ -142,6 +152,13 @@ class _Inserter(Rewriter):
         arguments[1] = self._dequantized(relax.const(found.values), found.quantum)
         value = self.emit(relax.Call(call.op, arguments, call.attrs, call.ty_args))
         return self._biased(bound, value, found)
+
+    def _product_of_rows(self, call: relax.Call, weights: Weights) -> relax.Var:
+        """The product of rows that are quantised here, once for all products that read them."""
+        x = self._argument(call.args[0], False)
+        if x not in self.rows:
+            self.rows[x] = emit_rows(self.builder, x, self.dtype)
+        return emit_product(self.builder, self.rows[x], weights.values, weights.quantum.scale)
 
     def _biased(self, bound: relax.Var, value: relax.Var, weights: Weights) -> relax.Var:
         """Adds a bias to the result of an operator, to the one that is there if there is one.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm import relax
 
 from compiler.passes.packed_values import shape_of
+from compiler.quantize.dynamic import fits
 from compiler.quantize.recipe import Choice, Recipe
 from compiler.quantize.regions import Graph, Region
 
@@ -44,6 +45,7 @@ class Plan:
         choices: what the recipe says of each region.
         stored: in order of execution.
         quantized: regions that read integers.
+        dynamic: products whose left operand is quantised row by row at run time (``dynamic``).
         integer_io: the model takes and returns integers where it can.
     """
 
@@ -51,11 +53,12 @@ class Plan:
     choices: dict[Region, Choice]
     stored: dict[relax.Var, Stored]
     quantized: frozenset[Region]
+    dynamic: frozenset[Region] = frozenset()
     integer_io: bool = False
 
     def is_integer(self, region: Region) -> bool:
         """Whether a convolution or product is computed in integers."""
-        return region in self.quantized and region.kind in STRONG
+        return region in self.dynamic or (region in self.quantized and region.kind in STRONG)
 
     def groups(self) -> dict[relax.Var, list[relax.Var]]:
         """Tensors that share scale and zero point, by the first of them."""
@@ -78,6 +81,7 @@ class _Planner:
     def __init__(self, graph: Graph, recipe: Recipe, integer_io: bool) -> None:
         self.graph, self.integer_io = graph, integer_io
         self.choices = {r: recipe.choice(operator_of(r), r.names) for r in graph.regions}
+        self.dynamic = frozenset(r for r in graph.regions if self._is_dynamic(r))
         self.wanted: set[relax.Var] = set()
         self.quantized: set[Region] = set()
         self.stored: dict[relax.Var, Stored] = {}
@@ -94,10 +98,22 @@ class _Planner:
                 self.quantized.add(region)
             self._store(region.end, region)
         quantized = frozenset(self.quantized)
-        return Plan(graph, self.choices, self.stored, quantized, self.integer_io)
+        return Plan(graph, self.choices, self.stored, quantized, self.dynamic, self.integer_io)
+
+    def _is_dynamic(self, region: Region) -> bool:
+        """One row a sample gains nothing: its range is the tensor's."""
+        choice = self.choices[region]
+        if region.kind != "matmul" or choice.precision != "int8":
+            return False
+        call = self.graph.values[region.anchor]
+        if choice.activations == "auto":
+            return len(shape_of(call.args[0])) > 2 and fits(call)
+        return choice.activations == "dynamic" and fits(call)
 
     def _allowed(self, region: Region) -> bool:
-        return region.kind != "float" and self.choices[region].precision == "int8"
+        """Whether it may read integers of calibrated ranges."""
+        known = region.kind != "float" and region not in self.dynamic
+        return known and self.choices[region].precision == "int8"
 
     def _is_wanted(self, var: relax.Var) -> bool:
         """Whether all readers would take integers."""

@@ -28,6 +28,7 @@ from compiler.target import Target
 Progress = Callable[[str, int, int], None]
 
 IN_FLOATS = Rule("*", precision="float32")
+CALIBRATED = Rule("*", activations="static")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +96,14 @@ def quantize(
     """
     if data is None or not dot_layouts(target):
         recipe = replace(recipe, rules=(*recipe.rules, IN_FLOATS), bias_correction=False)
+    elif all(layout.group == 1 for layout in dot_layouts(target)):
+        # Products of matrices stay float.
+        recipe = replace(recipe, rules=(*recipe.rules, CALIBRATED))
     if recipe.equalization:
         module = equalize(module)
     plan = make_plan(Graph(module), recipe, integer_io)
     if data is None:
-        made, copies = insert(plan, {}, {})
+        made, copies = insert(plan, {}, {}, activation_dtype(target))
         return Quantized(made, plan, {}, {}, copies)
     calibrators = {
         var: make_calibrator(stored.calibrator)
@@ -107,15 +111,17 @@ def quantize(
         if not _is_moved(plan, var)
     }
     seen = [*calibrators, *(operands(plan) if recipe.bias_correction else ())]
-    progress("calibrate", 0, 0)
-    with ObservedModel(module, data.inputs, seen) as model:
-        ranges = _calibrate(calibrators, model, data, progress)
-        activations = choose_quanta(plan, ranges, activation_dtype(target))
-        weights = quantize_all_weights(plan, target)
-        if recipe.bias_correction:
-            progress("correct biases", 0, 0)
-            weights = correct_biases(plan, model, data, activations, weights)
-    made, copies = insert(plan, activations, weights)
+    activations: dict[relax.Var, Quantum] = {}
+    weights = quantize_all_weights(plan, target)
+    if seen:
+        progress("calibrate", 0, 0)
+        with ObservedModel(module, data.inputs, seen) as model:
+            ranges = _calibrate(calibrators, model, data, progress)
+            activations = choose_quanta(plan, ranges, activation_dtype(target))
+            if recipe.bias_correction:
+                progress("correct biases", 0, 0)
+                weights = correct_biases(plan, model, data, activations, weights)
+    made, copies = insert(plan, activations, weights, activation_dtype(target))
     return Quantized(made, plan, activations, weights, copies)
 
 

@@ -26,6 +26,7 @@ PRECISIONS = ("int8", "float32")
 GRANULARITIES = ("per_channel", "per_tensor")
 WEIGHTS = ("float32", "int8", "int4")
 GROUPS = (32, 64, 128)
+ACTIVATIONS = ("auto", "static", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Choice:
         weights: as what the constant matrix (or table of rows) of an operator that computes floats
             is stored: "float32", "int8" or "int4".
         group: rows of that matrix that share a scale in each column; 0: all in int8, 32 in int4.
+        activations: the range of what a product of matrices multiplies by its weights: "static",
+            from calibration, or "dynamic", of each row when it is computed; "auto" is dynamic
+            where a sample has several rows.
     """
 
     precision: str = "int8"
@@ -46,6 +50,7 @@ class Choice:
     granularity: str = "per_channel"
     weights: str = "float32"
     group: int = 0
+    activations: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class Rule:
     """Args:
     match: pattern (``*``, ``?``, ``[abc]``) over operator types ("conv2d", "matmul", "add",
         "product" for a matrix product of two computed operands, ...) and ONNX node names.
-    precision, calibrator, granularity, weights, group: as in ``Choice``; None: leave it to the
-        rules before.
+    precision, calibrator, granularity, weights, group, activations: as in ``Choice``; None: leave
+        it to the rules before.
     """
 
     match: str
@@ -63,6 +68,7 @@ class Rule:
     granularity: str | None = None
     weights: str | None = None
     group: int | None = None
+    activations: str | None = None
 
     def matches(self, operator: str, names: Sequence[str]) -> bool:
         """Whether it is about an operator of a type, made of nodes of these names."""
@@ -176,6 +182,7 @@ def _rule(row: dict[str, Any], where: str) -> Rule:
         ("precision", PRECISIONS),
         ("granularity", GRANULARITIES),
         ("weights", WEIGHTS),
+        ("activations", ACTIVATIONS),
     ):
         if key in row and row[key] not in allowed:
             raise EdgeccError(
@@ -197,7 +204,7 @@ def _toml(value: Any) -> str:
 
 DEFAULT = Recipe(
     (
-        Rule("*", "int8", "minmax", "per_channel"),
+        Rule("*", "int8", "minmax", "per_channel", activations="auto"),
         # of two computed operands, as in attention: neither is known before it runs
         Rule("product", "float32"),
     )

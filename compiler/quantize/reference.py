@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes.packed_values import shape_of
+from compiler.quantize.dynamic import quantize_rows64, rows_dtype
 from compiler.quantize.groups import groups_of
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, quantum_of
 from compiler.quantize.reference_ops import EVALUATORS
@@ -111,6 +112,10 @@ class Evaluator:
             if name == QUANTIZE:
                 return quantum.quantize64(disturb(x, quantum))
             return quantum.dequantize64(x)
+        dtype = rows_dtype(call, self.module)
+        if dtype is not None:
+            x = self._value(call.args[1].fields[0], values, disturb)
+            return quantize_rows64(disturb(x, None), dtype)
         arguments = [self._value(a, values, disturb) for a in call.args]
         if name == "relax.round":  # quantisation by scales known at run time alone
             arguments = [np.asarray(disturb(arguments[0], None))]
