@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir
 
+from compiler.passes.packed_ops import GROUPS
 from compiler.target import Target
 from schedules import conv2d_integer_lanes
 from schedules.blocks import (
@@ -126,7 +127,9 @@ class Space:
         )
         reduction = [int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[5:]]
         step = reduction[3]
-        tiling = problem(dot, width, blocks, lanes, math.prod(reduction) // step, step)
+        groups = int(sch.get(anchored.anchor).annotations.get(GROUPS, 1))
+        steps = math.prod(reduction) // step
+        tiling = problem(dot, width, blocks, lanes, steps, step, groups)
         source = sch.get(anchored.anchor).reads[0].source.ty
         touched = math.prod(int(d) for d in source.shape) * (2 if "16" in str(source.dtype) else 1)
         return Space(target, tiling, batch, height, touched)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from tvm import s_tir
 
+from compiler.passes.packed_ops import TOGETHER
 from compiler.target import Target
 from schedules.access import axes_of, cost
 from schedules.blocks import (
@@ -102,7 +103,8 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
     # How far one step of oh, ow and kw moves in the input.
     axes = axes_of(sch, anchored.anchor)
     down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (-7, -6, -2))
-    per_pixel = max(1, shape[4] // group)
+    together = sch.get(anchored.anchor).annotations.get(TOGETHER)
+    per_pixel = max(1, shape[4] // group) if together is None else int(together)
     return Problem(
         batch,
         height,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from tvm import s_tir
 
+from compiler.passes.packed_ops import GROUPS
 from compiler.target import Target
 from schedules.blocks import (
     Anchored,
@@ -71,7 +72,10 @@ class WideningProblem(DotProblem):
         for columns in range(1, min(self.columns, MAX_GROUP) + 1):
             for rows in range(1, min(self.rows, MAX_ROWS) + 1):
                 tile = RegisterTile(rows, columns)
-                if self.columns % columns == 0 and _group_registers(target, tile) >= columns:
+                if (
+                    self.columns // self.groups % columns == 0
+                    and _group_registers(target, tile) >= columns
+                ):
                     yield tile
 
     def cycles(self, target: Target, tile: RegisterTile) -> float:
@@ -134,7 +138,9 @@ def _grouped(sch: s_tir.Schedule, anchor: Block) -> tuple[int, int]:
     Input channels that lie together, or else a row of the window.
     """
     source, weights = (sch.get(anchor).reads[i].source.ty.shape for i in range(2))
-    channels = int(source[-1])
+    channels, steps = int(source[-1]), int(weights[1])
+    if GROUPS in sch.get(anchor).annotations and steps % channels:
+        return 1, steps
     return (1, channels) if channels > 1 or int(weights[3]) == 1 else (3, int(weights[3]))
 
 

@@ -24,6 +24,7 @@ class DotProblem:
         lanes: output channels of a block, a multiple of the intrinsic's.
         steps: of the reduction, one use of the intrinsic each.
         step: products of one step for each sum.
+        groups: of channels; a tile of two groups would share no inputs.
     """
 
     dot: Dot
@@ -32,6 +33,7 @@ class DotProblem:
     lanes: int
     steps: int
     step: int
+    groups: int = 1
 
     @property
     def weight_bytes(self) -> int:
@@ -41,6 +43,8 @@ class DotProblem:
     def tiles(self, target: Target) -> Iterator[RegisterTile]:
         """The tiles whose sums stay in registers beside weights and an input."""
         for columns in range(1, min(self.columns, MAX_COLUMNS) + 1):
+            if self.groups > 1 and self.columns // self.groups % columns:
+                continue
             for rows in range(1, min(self.rows, MAX_ROWS) + 1):
                 tile = RegisterTile(rows, columns)
                 if self._registers(tile) > target.vector.registers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,18 @@ def blocks_of(channels: int, block: int, order: ChannelOrder | None) -> int:
     """Blocks that the slots of all channels fill."""
     slots = channels if order is None else order.groups * order.stride
     return -(-slots // block)
+
+
+def blocks_of_groups(size: int, lanes: int) -> tuple[int, bool]:
+    """Channels of a block that do not reach across groups, and whether groups are padded to it.
+
+    Args:
+        size: channels of a group.
+        lanes: the largest block.
+    """
+    block = math.gcd(lanes, size)
+    stride = -(-size // lanes) * lanes
+    return (block, False) if stride * block >= size * lanes else (lanes, True)
 
 
 def shuffled(channels: int, groups: int, order: ChannelOrder | None) -> ChannelOrder | None:

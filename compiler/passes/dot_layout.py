@@ -30,6 +30,8 @@ class DotLayout:
             convolutions want.
         part: neighbours of a group whose weights for one output channel lie together, where these
             are not all; the parts are added up before they are widened to int32.
+        cost: of one step of the reduction for a whole block, in time of float multiply-adds.
+        takes_lanes: whether inputs are loaded as vectors, of which each step takes one part.
     """
 
     block: int
@@ -40,6 +42,8 @@ class DotLayout:
     fewest: int = 0
     pairs_taps: bool = False
     part: int = 0
+    cost: int = 1
+    takes_lanes: bool = False
 
     @property
     def parts(self) -> int:
@@ -100,23 +104,27 @@ def activation_dtype(target: Target) -> str:
 
 def _x86(target: Target) -> tuple[DotLayout, ...]:
     block = max(8, target.vector.lanes())
+    uses = block // max(1, target.vector.lanes())
     if {"+avx512vnni", "+avxvnni"} & set(target.features):
-        return (DotLayout(block, 4, "uint8", "uint8"),)
-    # vpmaddwd takes widened operands and is exact for all of them.
-    widened = DotLayout(block, 2, "uint8", "int16")
+        return (DotLayout(block, 4, "uint8", "uint8", cost=uses),)
+    # vpmaddwd takes widened operands and is exact for all of them. Additions cost nothing beside
+    # multiplications: they have ports of their own.
+    widened = DotLayout(block, 2, "uint8", "int16", cost=uses)
     if target.vector.bits < 256:
         return (widened,)
     # vpmaddubsw saturates its sums of two products, so it is for weights whose sums cannot.
-    pairs = DotLayout(block, 4, "uint8", "uint8", MOST_UNSATURATED)
-    return (DotLayout(block, 8, "uint8", "uint8", MOST_UNSATURATED, part=4), pairs, widened)
+    pairs = DotLayout(block, 4, "uint8", "uint8", MOST_UNSATURATED, cost=2 * uses)
+    several = DotLayout(block, 8, "uint8", "uint8", MOST_UNSATURATED, part=4, cost=3 * uses)
+    return (several, pairs, widened)
 
 
 def _neon(target: Target) -> tuple[DotLayout, ...]:
     if not target.vector.bits:
         return ()
     if "+dotprod" in target.features:
-        return (DotLayout(16, 4, "int8", "int8", pairs_taps=True),)
-    return (DotLayout(16, 16, "int8", "int8", fewest=4, pairs_taps=True),)
+        four = DotLayout(16, 4, "int8", "int8", pairs_taps=True, cost=4, takes_lanes=True)
+        return (four,)
+    return (DotLayout(16, 16, "int8", "int8", fewest=4, pairs_taps=True, cost=48),)
 
 
 def _riscv(target: Target) -> tuple[DotLayout, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import te, tirx
 
+from compiler.passes.channel_order import ChannelOrder
 from compiler.passes.packed_ops import ANCHOR, PRODUCTS, Window
 from compiler.passes.packed_values import spread_channels
 
@@ -94,8 +95,8 @@ def _padded(x: te.Tensor, pads: tuple[int, int, int, int], zero: int) -> te.Tens
     return te.compute(shape, element, name="pad")
 
 
-def pack_weight(weight: np.ndarray, block: int) -> np.ndarray:
-    """[C, 1, KH, KW] -> [ceil(C / c), KH, KW, c], zeros for channels that are none."""
+def pack_weight(weight: np.ndarray, block: int, order: ChannelOrder | None = None) -> np.ndarray:
+    """[C, 1, KH, KW] -> [blocks, KH, KW, c], zeros for slots without a channel."""
     kernel = weight.shape[2:]
-    spread = spread_channels(weight, 0, block, None).reshape(-1, block, *kernel)
+    spread = spread_channels(weight, 0, block, order).reshape(-1, block, *kernel)
     return np.ascontiguousarray(spread.transpose(0, 2, 3, 1))

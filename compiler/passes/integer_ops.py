@@ -6,7 +6,8 @@ import numpy as np
 from tvm import te, tirx
 
 from compiler.passes.dot_layout import DotLayout
-from compiler.passes.packed_ops import ANCHOR, Window
+from compiler.passes.integer_groups import Groups
+from compiler.passes.packed_ops import ANCHOR, GROUPS, TOGETHER, Window
 
 # Name of the block that makes floats of a product's weights.
 STORED_WEIGHTS = "stored_weights"
@@ -15,7 +16,13 @@ MAX_ROUNDED = float(1 << 30)
 
 
 def conv2d(
-    x: te.Tensor, weight: te.Tensor, bias: te.Tensor, window: Window, zero: int, layout: DotLayout
+    x: te.Tensor,
+    weight: te.Tensor,
+    bias: te.Tensor,
+    window: Window,
+    zero: int,
+    layout: DotLayout,
+    groups: Groups | None = None,
 ) -> te.Tensor:
     """Convolution of 8-bit integers.
 
@@ -26,6 +33,7 @@ def conv2d(
             parts; zeros for channels (and pixels) that are none.
         bias: int32 [1, OCb, 1, 1, c].
         zero: what x is padded with.
+        groups: which steps of x each block of output channels reads; None: all, in order.
 
     Returns:
         int32 [N, OCb, OH, OW, c].
@@ -52,16 +60,20 @@ def conv2d(
             lane = r_outer * group + r_inner
             value = padded[i, 0, row, column + lane // ci, lane % ci]
         else:
-            lane = r_outer % per_block * group + r_inner
-            value = padded[i, r_outer // per_block, row, column, lane]
+            step = r_outer
+            if groups is not None:
+                step = groups.step(j // (oc_blocks // groups.count), r_outer)
+            lane = step % per_block * group + r_inner
+            value = padded[i, step // per_block, row, column, lane]
         inner = (k, r_inner) if part == group else (r_inner // part, k, r_inner % part)
         factor = weight[(j, r_outer, r_h, r_w, *inner)]
         product = value.astype("int32") * factor.astype("int32")
         return te.sum(product, axis=[r_outer, r_h, r_w, r_inner])
 
-    total = te.compute(
-        (n, oc_blocks, oh, ow, c), element, name="conv2d", attrs={ANCHOR: "conv2d_integer"}
-    )
+    attrs: dict[str, str | int] = {ANCHOR: "conv2d_integer"}
+    if groups is not None:
+        attrs |= {GROUPS: groups.count, TOGETHER: groups.together}
+    total = te.compute((n, oc_blocks, oh, ow, c), element, name="conv2d", attrs=attrs)
     return biased(total, bias)
 
 

@@ -14,8 +14,9 @@ import tvm
 from tvm import relax
 
 from compiler.passes import packed_ops, winograd
-from compiler.passes.channel_order import ChannelOrder, blocks_of
-from compiler.passes.pack_integer import IntegerFollowers, Sums
+from compiler.passes.channel_order import ChannelOrder, blocks_of, blocks_of_groups
+from compiler.passes.integer_sums import Sums
+from compiler.passes.pack_integer import IntegerFollowers
 from compiler.passes.pack_transposed import (
     Phases,
     Transposed,
@@ -53,7 +54,6 @@ class _Packer(IntegerFollowers):
         super().__init__(module, target)
         self.target = target
         self.exact = exact
-        self.lanes = preferred_block(target)
         self.handlers |= {
             "relax.nn.conv1d": self._convolution,
             "relax.nn.conv2d": self._convolution,
@@ -223,11 +223,10 @@ class _Packer(IntegerFollowers):
         Blocks must not reach across groups: either they are smaller, or groups are padded.
         """
         size = shape_of(weight)[0] // groups
-        block = math.gcd(self.lanes, size)
-        stride = -(-size // self.lanes) * self.lanes
-        if constant_of(weight) is None or stride * block >= size * self.lanes:
-            return block, None
-        return self.lanes, ChannelOrder(groups, size, stride)
+        block, pads = blocks_of_groups(size, self.lanes)
+        if constant_of(weight) is None or not pads:
+            return math.gcd(self.lanes, size), None
+        return block, ChannelOrder(groups, size, -(-size // block) * block)
 
     def _packed_input(
         self, data: Packed | relax.Expr, block: int, any_order: bool = False
@@ -277,11 +276,6 @@ class _Packer(IntegerFollowers):
             weight = self.builder.emit(relax.op.nn.pad(weight, widths))
         weight = self.builder.emit(relax.op.reshape(weight, shape))
         return self.builder.emit(relax.op.permute_dims(weight, axes))
-
-
-def preferred_block(target: Target) -> int:
-    """Channels that lie together: one vector register, or four scalars where there are none."""
-    return target.vector.lanes() if target.vector.bits else 4
 
 
 def _is_float(call: relax.Call) -> bool:

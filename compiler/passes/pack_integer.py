@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
-from tvm import relax, te
+from tvm import relax
 
 from compiler.passes import integer_depthwise, integer_ops, packed_ops, winograd, winograd_ops
-from compiler.passes.channel_sums import MAX_INT32, channel_sums, stored_weight
+from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
+from compiler.passes.integer_groups import Arrangement, arrange, float_steps
+from compiler.passes.integer_sums import Sums, with_bias
 from compiler.passes.packed_followers import PackedFollowers
 from compiler.passes.packed_ops import FUSABLE, Window
 from compiler.passes.packed_values import (
@@ -26,6 +28,7 @@ from compiler.passes.packed_values import (
     constant_of,
     pack,
     pack_constant,
+    preferred_block,
     shape_of,
     unpack,
 )
@@ -48,63 +51,12 @@ class Quantized:
     joins: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """A convolution of bytes that is not emitted yet: (sums + bias) * scale.
-
-    Args:
-        x: the input, in whole groups of channels.
-        dot: how operands lie.
-        zero: x's zero point.
-        weight: int8 [OC, IC, KH, KW].
-        bias: int64 [OC].
-        scale: float32 [OC].
-        limit: bound of the magnitude of sum + bias, for each channel.
-        shape: logical shape of the result.
-        depthwise: each channel for itself; weight is [OC, 1, KH, KW].
-        winograd: everything is ``winograd_ops.INTEGER_SCALE`` times as large, but ``scale``.
-    """
-
-    x: Packed
-    dot: DotLayout
-    zero: int
-    weight: np.ndarray
-    bias: np.ndarray
-    scale: np.ndarray
-    limit: np.ndarray
-    window: Window
-    shape: tuple[int, ...]
-    depthwise: bool = False
-    winograd: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of the function."""
-        if self.depthwise:
-            return "depthwise_conv2d"
-        return "winograd_conv2d" if self.winograd else "conv2d"
-
-    def compute(self, x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
-        """int32 sums + bias."""
-        if self.depthwise:
-            pairs = self.dot.pairs_taps
-            form = (
-                integer_depthwise.depthwise_conv2d
-                if pairs
-                else integer_depthwise.depthwise_conv2d_by_tap
-            )
-            return form(x, weight, bias, self.window, self.zero)
-        if self.winograd:
-            sums = winograd_ops.conv2d(x, weight, self.window, 2, self.zero)
-            return integer_ops.biased(sums, bias)
-        return integer_ops.conv2d(x, weight, bias, self.window, self.zero, self.dot)
-
-
 class IntegerFollowers(PackedFollowers):
     """Handles quantize and dequantize; what knows nothing of them sees real numbers."""
 
     def __init__(self, module: tvm.IRModule, target: Target) -> None:
         super().__init__(module)
+        self.lanes = preferred_block(target)
         self.target, self.dots = target, dot_layouts(target)
         self.readers = Readers(module["main"])
         self.handlers |= {DEQUANTIZE: self._dequantize, QUANTIZE: self._quantize}
@@ -188,7 +140,7 @@ class IntegerFollowers(PackedFollowers):
         for one, other in (call.args, reversed(call.args)):
             raw, value = self.raw(one), self.constant(other)
             if isinstance(raw, Sums) and value is not None and self.readers.are_one(one):
-                joined = _with_bias(raw, value)
+                joined = with_bias(raw, value)
                 if joined is not None:
                     return joined
         return self._elementwise(call)
@@ -208,26 +160,55 @@ class IntegerFollowers(PackedFollowers):
     def integer_convolution(self, call: relax.Call, window: Window, groups: int) -> Sums | None:
         """The sums of a convolution of the old function; None where it is not one of bytes."""
         data, weight = (self.raw(a) for a in call.args)
-        if groups != 1 or not isinstance(data, Quantized) or not isinstance(weight, Quantized):
+        if not isinstance(data, Quantized) or not isinstance(weight, Quantized):
             return None
-        stored = (
-            None
-            if isinstance(weight.stored, Packed)
-            else stored_weight(weight.stored, weight.quantum, 0)
-        )
-        if stored is None:
+        if isinstance(weight.stored, Packed):
             return None
-        dot = next((d for d in self.dots if _suits(d, data, stored)), None)
-        if dot is None:
+        stored = stored_weight(weight.stored, weight.quantum, 0)
+        if stored is None or groups == shape_of(call.args[0])[1] == len(stored) > 1:
             return None
-        x = self._operand(data.stored, dot, window.dilation[1])
         if stored.ndim == 3:
             stored = stored[:, :, None, :]
         found = channel_sums(stored, weight.quantum, data.quantum)
         if found is None:
             return None
-        zero = int(data.quantum.zero_point)
-        return Sums(x, dot, zero, stored, *found, window, shape_of(call))
+        zero, shape = int(data.quantum.zero_point), shape_of(call)
+        ordered = isinstance(data.stored, Packed) and data.stored.order is not None
+        for dot in (d for d in self.dots if d.activation == data.quantum.dtype):
+            if dot.parts > 1 and (groups > 1 or ordered):
+                continue
+            grouped = self._grouped(data.stored, stored, groups, dot)
+            if grouped is not None:
+                x, arrangement = grouped
+                return Sums(x, dot, zero, stored, *found, window, shape, grouped=arrangement)
+            if groups == 1 and _suits(dot, data, stored):
+                x = self._operand(data.stored, dot, window.dilation[1])
+                return Sums(x, dot, zero, stored, *found, window, shape)
+        return None
+
+    def _grouped(
+        self, data: Packed | relax.Expr, weight: np.ndarray, groups: int, dot: DotLayout
+    ) -> tuple[Packed, Arrangement] | None:
+        """A grouped convolution's input, or one whose channels have an order, and how it is read.
+
+        None where the target's instruction takes neither these channels nor these weights, or
+        takes longer than floats.
+        """
+        ordered = isinstance(data, Packed) and data.order is not None
+        if groups == 1 and not ordered:
+            return None
+        shape = data.shape if isinstance(data, Packed) else shape_of(data)
+        x = data
+        if not isinstance(x, Packed) or x.block % dot.group:
+            expr = data.expr if isinstance(data, Packed) else data
+            x = Packed(expr, shape, dot.input_block(shape[1], dilation=2))
+        arrangement = arrange(weight, groups, x, dot)
+        if arrangement is None or not arrangement.suits(dot):
+            return None
+        limit = float_steps(len(weight), weight.shape[1], groups, self.lanes)
+        if groups > 1 and arrangement.cost * dot.cost > limit:
+            return None
+        return (data if x is data else self._operand(data, dot, dilation=2)), arrangement
 
     def _operand(self, data: Packed | relax.Expr, dot: DotLayout, dilation: int) -> Packed:
         """Bytes whose channels lie in whole groups."""
@@ -248,7 +229,7 @@ class IntegerFollowers(PackedFollowers):
 
     def _cheaper(self, sums: Sums) -> Sums:
         """The sums by Winograd's algorithm where that takes less time; they are the same."""
-        if sums.depthwise or sums.x.block != sums.dot.block:
+        if sums.depthwise or sums.grouped or sums.x.block != sums.dot.block:
             return sums
         if not winograd.pays_in_integers(
             self.target, sums.dot, sums.window, sums.x.shape, sums.weight, sums.bias
@@ -281,8 +262,11 @@ class IntegerFollowers(PackedFollowers):
         pointwise = sums.window == Window((1, 1), (1, 1), (0, 0, 0, 0), sums.window.dilation)
         x = sums.x.viewed(self.builder, pointwise and not sums.depthwise)
         if sums.depthwise:
-            like = Packed(x.expr, sums.shape, x.block)
-            weight = integer_depthwise.pack_weight(sums.weight, x.block)
+            like = Packed(x.expr, sums.shape, x.block, order=x.order)
+            weight = integer_depthwise.pack_weight(sums.weight, x.block, x.order)
+        elif sums.grouped:
+            like = Packed(x.expr, sums.shape, sums.dot.block, pointwise, sums.grouped.order)
+            weight = sums.grouped.weight
         else:
             like = Packed(x.expr, sums.shape, sums.dot.block, pointwise)
             if sums.winograd:
@@ -316,7 +300,7 @@ class IntegerFollowers(PackedFollowers):
         if not isinstance(data, Quantized) or weight is None or not data.quantum.per_tensor:
             return None
         stored, shape = data.stored, shape_of(call)
-        if not isinstance(stored, Packed) or stored.order is not None:
+        if not isinstance(stored, Packed):
             return None
         if not groups == shape[1] == stored.shape[1] or weight.shape[1] != 1:
             return None
@@ -326,7 +310,7 @@ class IntegerFollowers(PackedFollowers):
         x = stored.viewed(self.builder, collapsed=False)
         zero = int(data.quantum.zero_point)
         weight = (weight * data.quantum.scale).reshape(shape[1], 1, *window.kernel)
-        weight = integer_depthwise.pack_weight(weight, x.block)
+        weight = integer_depthwise.pack_weight(weight, x.block, x.order)
 
         def compute(x, weight):
             centred = integer_ops.centred(x, window.pads, zero)
@@ -341,7 +325,7 @@ class IntegerFollowers(PackedFollowers):
             primfunc_attrs=FUSABLE,
         )
         self.births[result] = len(self.births)
-        return Packed(result, shape, x.block)
+        return Packed(result, shape, x.block, order=x.order)
 
     def _depthwise_sums(self, call: relax.Call, data: Quantized, window: Window) -> Sums | None:
         weight = self.raw(call.args[1])
@@ -374,21 +358,3 @@ def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:
     """[OC] as a constant in the layout of a packed tensor."""
     shape = (1, len(values)) + (1,) * (len(like.shape) - 2)
     return relax.const(pack_constant(values.reshape(shape), like))
-
-
-def _with_bias(sums: Sums, value: np.ndarray) -> Sums | None:
-    """The sums with a constant added that has one value for each channel; None for others."""
-    channels = len(sums.bias)
-    rank = len(sums.shape)
-    shape = (1,) * (rank - value.ndim) + value.shape
-    if value.size not in (1, channels) or len(shape) != rank or shape[1] != value.size:
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.rint(value.reshape(-1).astype("float64") / sums.scale)
-    if not (np.abs(steps) <= MAX_INT32).all():  # nor NaN
-        return None
-    bias = sums.bias + np.broadcast_to(steps, channels).astype("int64")
-    limit = sums.limit + np.abs(steps).astype("int64")
-    if (limit + np.abs(sums.bias)).max() > MAX_INT32:
-        return None
-    return replace(sums, bias=bias, limit=limit)

@@ -13,9 +13,8 @@ from tvm import relax, te
 from compiler.passes import grouped_ops, integer_ops, packed_ops
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
-from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import FUSABLE
-from compiler.passes.packed_values import constant_of, shape_of
+from compiler.passes.packed_values import constant_of, preferred_block, shape_of
 from compiler.passes.rewriter import Rewriter
 from compiler.quantize.groups import Groups, groups_of
 from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of

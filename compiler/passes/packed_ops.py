@@ -19,6 +19,8 @@ ANCHOR = "edgecc.anchor"
 PRODUCTS = "edgecc.products"
 # How many groups a convolution has: neighbouring blocks of different groups read different inputs.
 GROUPS = "edgecc.groups"
+# How many steps of a grouped convolution of bytes read neighbours, as whole vectors of inputs do.
+TOGETHER = "edgecc.together"
 # FuseOps lets element-wise consumers join a function of this pattern.
 FUSABLE = {"op_pattern": 4}
 # Neighbours in a row that use different weights, in turn.

@@ -10,6 +10,7 @@ from tvm import relax, te
 
 from compiler.passes import packed_ops
 from compiler.passes.channel_order import ChannelOrder, blocks_of
+from compiler.target import Target
 
 
 def shape_of(expr: relax.Expr) -> tuple[int, ...]:
@@ -25,6 +26,11 @@ def spatial_of(shape: tuple[int, ...]) -> tuple[int, int]:
 def constant_of(expr: relax.Expr) -> np.ndarray | None:
     """The value of a Relax constant; None for anything else."""
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
+
+
+def preferred_block(target: Target) -> int:
+    """Channels that lie together: one vector register, or four scalars where there are none."""
+    return target.vector.lanes() if target.vector.bits else 4
 
 
 @dataclass(frozen=True)

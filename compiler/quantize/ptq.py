@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from compiler.passes.dot_layout import activation_dtype, dot_layouts
+from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts
 from compiler.quantize.bias_correction import correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
@@ -20,8 +20,9 @@ from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
 from compiler.quantize.recipe import Recipe, Rule
-from compiler.quantize.regions import Graph, weights_of
+from compiler.quantize.regions import Graph, Region, weights_of
 from compiler.quantize.scales import asymmetric, quantize_weights, symmetric
+from compiler.quantize.shuffles import neighbours_behind_shuffle, shuffled_groups
 from compiler.quantize.weight_only import stored_as
 from compiler.target import Target
 
@@ -165,6 +166,28 @@ def choose_quanta(
     return quanta
 
 
+def _for_layouts(
+    plan: Plan, region: Region, layouts: list[DotLayout]
+) -> tuple[np.ndarray, Quantum]:
+    """Weights for the fastest of some layouts, in the order in which channels will lie."""
+    values, axis = weights_of(plan.graph, region)
+    single = [layout for layout in layouts if layout.parts == 1]
+    if region.kind != "convolution":
+        return quantize_for(values, axis, values.ndim - 2, single)
+    groups = int(plan.graph.values[region.anchor].attrs.groups)
+    parts = shuffled_groups(plan.graph, region.anchor) if axis == 0 else 1
+    if parts == 1:
+        return quantize_for(values, axis, 1, layouts if groups == 1 else single)
+    slots = neighbours_behind_shuffle(len(values), values.shape[1], groups, parts)
+    rows, found = np.nonzero(slots >= 0)
+    spread = np.zeros((len(values), slots.shape[1], *values.shape[2:]), values.dtype)
+    spread[rows, found] = values[rows, slots[rows, found]]
+    stored, quantum = quantize_for(spread, axis, 1, single)
+    result = np.zeros(values.shape, stored.dtype)
+    result[rows, slots[rows, found]] = stored[rows, found]
+    return result, quantum
+
+
 def quantize_all_weights(plan: Plan, target: Target) -> dict[relax.Var, Weights]:
     """Of all convolutions and products with constant weights that are computed in integers."""
     layouts = [layout for layout in dot_layouts(target) if layout.most_neighbours is not None]
@@ -174,10 +197,7 @@ def quantize_all_weights(plan: Plan, target: Target) -> dict[relax.Var, Weights]
             values, axis = weights_of(plan.graph, region)
             per_channel = plan.choices[region].granularity == "per_channel"
             if per_channel and layouts:
-                convolves = region.kind == "convolution"
-                inputs = 1 if convolves else values.ndim - 2
-                fit = [layout for layout in layouts if convolves or layout.parts == 1]
-                found[region.anchor] = Weights(*quantize_for(values, axis, inputs, fit))
+                found[region.anchor] = Weights(*_for_layouts(plan, region, layouts))
             else:
                 quantum = symmetric(values, axis if per_channel else None)
                 found[region.anchor] = Weights(quantize_weights(values, quantum), quantum)

@@ -119,7 +119,21 @@ def windows(g: Graph) -> tuple[onnx.ModelProto, dict[str, int]]:
     return g.model(d), {"conv2d_integer": 3}
 
 
-NETWORKS = {"residual": residual, "windows": windows}
+def shuffled(g: Graph) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """A unit of a ShuffleNet: the shuffle moves nothing."""
+    x = g.stored("x", 0.02, 100)
+    a = g.stored(g.node("Relu", g.conv(x, (64, 3, 3, 3), strides=[2, 2], pads=[1] * 4)), 0.03, 0)
+    b = g.stored(g.node("Relu", g.conv(a, (64, 32, 1, 1), group=2)), 0.05, 0)
+    parts = g.node("Reshape", b, g.constant(np.array([1, 2, 32, 7, 7])))
+    parts = g.node("Transpose", parts, perm=[0, 2, 1, 3, 4])
+    b = g.node("Reshape", parts, g.constant(np.array([1, 64, 7, 7])))
+    c = g.stored(g.conv(b, (64, 1, 3, 3), group=64, pads=[1] * 4), 0.04, 120)
+    d = g.stored(g.node("Add", a, g.conv(c, (64, 32, 1, 1), group=2)), 0.06, 60)
+    e = g.stored(g.conv(d, (48, 16, 3, 3), group=4, pads=[1] * 4), 0.1, 120)
+    return g.model(e), {"conv2d_integer": 4, "conv2d": 0, "elementwise": 3}
+
+
+NETWORKS = {"residual": residual, "windows": windows, "shuffled": shuffled}
 
 
 def reference(path: Path, x: np.ndarray) -> np.ndarray:

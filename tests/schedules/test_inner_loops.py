@@ -8,8 +8,8 @@ import pytest
 from tvm import te, tirx
 
 import schedules
-from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import Window, conv2d, matmul
+from compiler.passes.packed_values import preferred_block
 from compiler.target import Target, load_target
 from schedules.constants import CONSTANT_INPUTS, rearrangements
 from tests import kernels

@@ -13,8 +13,8 @@ from tvm import te, tirx
 
 import schedules
 from compiler.passes import winograd_ops
-from compiler.passes.pack_convolutions import preferred_block
 from compiler.passes.packed_ops import Window
+from compiler.passes.packed_values import preferred_block
 from compiler.target import Target, load_target
 from tests import kernels
 from tests.schedules.inner_loops import inner_loops

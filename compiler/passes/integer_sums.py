@@ -1,0 +1,88 @@
+"""Convolutions of bytes that are not emitted yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tvm import te
+
+from compiler.passes import integer_depthwise, integer_ops, winograd_ops
+from compiler.passes.channel_sums import MAX_INT32
+from compiler.passes.dot_layout import DotLayout
+from compiler.passes.integer_groups import Arrangement
+from compiler.passes.packed_ops import Window
+from compiler.passes.packed_values import Packed
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A convolution of bytes that is not emitted yet: (sums + bias) * scale.
+
+    Args:
+        x: the input, in whole groups of channels.
+        dot: how operands lie.
+        zero: x's zero point.
+        weight: int8 [OC, IC, KH, KW].
+        bias: int64 [OC].
+        scale: float32 [OC].
+        limit: bound of the magnitude of sum + bias, for each channel.
+        shape: logical shape of the result.
+        depthwise: each channel for itself; weight is [OC, 1, KH, KW].
+        winograd: everything is ``winograd_ops.INTEGER_SCALE`` times as large, but ``scale``.
+        grouped: a grouped convolution, or one whose input's channels have an order.
+    """
+
+    x: Packed
+    dot: DotLayout
+    zero: int
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray
+    limit: np.ndarray
+    window: Window
+    shape: tuple[int, ...]
+    depthwise: bool = False
+    winograd: bool = False
+    grouped: Arrangement | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        if self.depthwise:
+            return "depthwise_conv2d"
+        return "winograd_conv2d" if self.winograd else "conv2d"
+
+    def compute(self, x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
+        """int32 sums + bias."""
+        if self.depthwise:
+            pairs = self.dot.pairs_taps
+            form = (
+                integer_depthwise.depthwise_conv2d
+                if pairs
+                else integer_depthwise.depthwise_conv2d_by_tap
+            )
+            return form(x, weight, bias, self.window, self.zero)
+        if self.winograd:
+            sums = winograd_ops.conv2d(x, weight, self.window, 2, self.zero)
+            return integer_ops.biased(sums, bias)
+        groups = self.grouped.groups if self.grouped else None
+        return integer_ops.conv2d(x, weight, bias, self.window, self.zero, self.dot, groups)
+
+
+def with_bias(sums: Sums, value: np.ndarray) -> Sums | None:
+    """The sums with a constant added that has one value for each channel; None for others."""
+    channels = len(sums.bias)
+    rank = len(sums.shape)
+    shape = (1,) * (rank - value.ndim) + value.shape
+    if value.size not in (1, channels) or len(shape) != rank or shape[1] != value.size:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.rint(value.reshape(-1).astype("float64") / sums.scale)
+    if not (np.abs(steps) <= MAX_INT32).all():  # nor NaN
+        return None
+    bias = sums.bias + np.broadcast_to(steps, channels).astype("int64")
+    limit = sums.limit + np.abs(steps).astype("int64")
+    if (limit + np.abs(sums.bias)).max() > MAX_INT32:
+        return None
+    return replace(sums, bias=bias, limit=limit)
