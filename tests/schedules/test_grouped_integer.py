@@ -22,7 +22,6 @@ CASES = {
     "padded": (48, 44, 4, 5, 7, 1, 1, "padded"),
     "shuffled": (136, 40, 4, 5, 7, 1, 1, "shuffled"),
     "short": (64, 64, 16, 7, 8, 3, 2, ""),
-    "whole": (64, 64, 2, 7, 8, 3, 1, ""),
     "behind_groups": (136, 20, 1, 3, 5, 1, 1, "padded"),
 }
 TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72", "riscv_spacemit_x60")
