@@ -314,6 +314,10 @@ def diagnose(
         raise EdgeccError("--quantize none: there is no error to look for", "give --quantize int8")
     request = make_request(quantize, calibration, recipe, preprocessing, "float32")
     assert request is not None
+    if request.weights_only:
+        raise EdgeccError(
+            f"--quantize {quantize}: no tensor between layers is rounded", "give --quantize int8"
+        )
     chosen = target if isinstance(target, Target) else load_target(target)
 
     from compiler.frontend import import_model

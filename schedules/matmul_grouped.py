@@ -21,7 +21,7 @@ import math
 
 from tvm import s_tir
 
-from compiler.passes.grouped_ops import KIND, OFFSETS, PARTIAL, ROWS, WORD
+from compiler.passes.grouped_ops import KIND, OFFSETS, PARTIAL, ROWS, TILE, WORD
 from compiler.target import Target
 from schedules.blocks import (
     Block,
@@ -35,8 +35,6 @@ from schedules.choices import Chooser
 from schedules.matmul import share_columns
 from schedules.tiles import divisors
 
-# Columns of a tile: each has a sum in registers, and a vector of floats on the way to it.
-_MOST_COLUMNS = 4
 # Bytes of a column whose products are written out.
 _UNROLLED_STEPS = 8
 
@@ -73,7 +71,7 @@ def _schedule_stage(sch: s_tir.Schedule, stage: Block) -> None:
 def _columns(target: Target, rows: int, blocks: int) -> int:
     """Vectors of columns of a tile."""
     room = (target.vector.registers - 4) // (rows + 1)
-    return max(d for d in divisors(blocks) if d <= max(1, min(_MOST_COLUMNS, room)))
+    return max(d for d in divisors(blocks) if d <= max(1, min(TILE, room)))
 
 
 def _tile(

@@ -22,6 +22,8 @@ WORD = 8
 _HALF = 4
 # Rows up to which each of them multiplies weights as they are read.
 MOST_ROWS = 8
+# Blocks of columns that a tile can have.
+TILE = 4
 # Blocks that schedules look for.
 PARTIAL, ROWS, OFFSETS = "group_sum", "group_rows", "group_offsets"
 KIND = "matmul_grouped"
@@ -47,9 +49,13 @@ def pack(weights: Groups, c: int) -> list[np.ndarray]:
 
 
 def _columns(values: np.ndarray, c: int) -> np.ndarray:
-    """[..., N] -> [ceil(N/c), ..., c], zeros beyond N."""
+    """[..., N] -> [blocks, ..., c], zeros beyond N.
+
+    There are as many blocks as make whole tiles of columns, where they are more than one.
+    """
     *outer, columns = values.shape
-    values = np.pad(values, [(0, 0)] * len(outer) + [(0, -columns % c)])
+    tile = TILE * c if columns > TILE * c else c
+    values = np.pad(values, [(0, 0)] * len(outer) + [(0, -columns % tile)])
     values = np.moveaxis(values.reshape(*outer, -1, c), -2, 0)
     return np.ascontiguousarray(values)
 

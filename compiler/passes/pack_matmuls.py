@@ -6,6 +6,8 @@ After:   matmul_packed(x, w'[..., N/c, K, c]); a constant w is packed at compile
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tvm
 from tvm import relax, te
@@ -61,14 +63,21 @@ class _Packer(Rewriter):
             return None
         if weights.bits == 4 and weights.group % grouped_ops.WORD:
             return self._emit_float(self.plain(left), weights.dequantize64().astype("float32"))
-        few = shape_of(left)[-2] <= grouped_ops.MOST_ROWS
+        *batch, rows, depth = shape_of(left)
+        data = self.plain(left)
+        together = math.prod(batch) > 1 and rows <= grouped_ops.MOST_ROWS
+        if together:  # else the weights are read for each sample
+            rows *= math.prod(batch)
+            data = self.builder.emit(relax.op.reshape(data, (rows, depth)))
+        few = rows <= grouped_ops.MOST_ROWS
         product = grouped_ops.matmul if few else grouped_ops.wide_matmul
 
         def compute(a, words, scale, zero=None):
             return product(a, words, scale, zero, weights)
 
         tables = grouped_ops.pack(weights, self.block)
-        return self._emit(compute, self.plain(left), *map(relax.const, tables))
+        made = self._emit(compute, data, *map(relax.const, tables))
+        return self.emit(relax.op.reshape(made, shape_of(call))) if together else made
 
     def _emit_float(self, left: relax.Expr, value: np.ndarray) -> relax.Expr:
         packed = relax.const(pack_columns(value, self.block))

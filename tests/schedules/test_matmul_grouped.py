@@ -8,7 +8,7 @@ from tvm import te
 
 import schedules
 from compiler.passes import grouped_ops
-from compiler.passes.pack_convolutions import preferred_block
+from compiler.passes.packed_values import preferred_block
 from compiler.quantize.groups import Groups
 from compiler.target import load_target
 from schedules.constants import CONSTANT_INPUTS, rearrangements
