@@ -100,6 +100,24 @@ def test_failing_engines_do_not_stop_the_others(ds_cnn):
     assert "SIGABRT" in row.entries["crashing"].refused
 
 
+def test_each_row_is_kept_as_soon_as_it_is_measured(monkeypatch, tmp_path):
+    kept = []
+    rows = (Row(model, threads, {}) for model in "ab" for threads in (1, 2))
+    measured = {model: [next(rows), next(rows)] for model in "ab"}
+
+    def stopped(name, *_):
+        yield measured[name][0]
+        if name == "b":
+            raise KeyboardInterrupt
+        yield measured[name][1]
+
+    monkeypatch.setattr(peers, "measure", stopped)
+    monkeypatch.setattr(peers, "write_network", lambda name, folder: folder)
+    with pytest.raises(KeyboardInterrupt):
+        peers.run("ab", [], QUICK, tmp_path, lambda found: kept.append(len(found)))
+    assert kept == [1, 2, 3]
+
+
 def test_missing_engine_is_reported(capsys):
     assert peers.installed([Missing, ENGINES["onnxruntime"]]) == [ENGINES["onnxruntime"]]
     line = capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class Plan:
 
 def measure(
     name: str, network: Path, engines: Sequence[type[Engine]], plan: Plan, note: Note
-) -> list[Row]:
-    """One row a number of threads.
+) -> Iterator[Row]:
+    """One row a number of threads, each as soon as it is measured.
 
     Args:
         network: folder that suite.write_network made; engines convert into folders of theirs.
@@ -57,7 +57,6 @@ def measure(
                 process.ask("prepare", network=str(network), folder=str(folder))
         except EngineError as error:
             failed[engine.name] = f"can't prepare it: {error}"
-    rows = []
     for threads in plan.threads:
         note(f"{name}: {plan.rounds} rounds, {threads} thread{'s' if threads > 1 else ''}")
         entries = {engine.name: Entry(engine.name) for engine in engines}
@@ -65,8 +64,7 @@ def measure(
             entries[unprepared].refuse(why)
         ready = [engine for engine in engines if engine.name not in failed]
         _measure_threads(network, ready, entries, expected, plan, choose_cpus(threads))
-        rows.append(Row(name, threads, entries))
-    return rows
+        yield Row(name, threads, entries)
 
 
 def _reference(network: Path) -> dict[str, np.ndarray]:

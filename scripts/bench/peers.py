@@ -12,8 +12,8 @@ over the rounds of one turn's median over the other's of the same round. With --
 engine quantises the network by its own tool, on the same samples.
 
 The engines: pip install 'edgecc[bench]' and, to convert models for ncnn, pip install --no-deps
-pnnx. The table goes to stdout; OUT gets results.json, results.md, peers.png and all converted
-models.
+pnnx. The table goes to stdout; OUT gets results.json and results.md, row by row, peers.png and all
+converted models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     about["precision"] = args.precision
     about["plan"] = {"rounds": plan.rounds, "seconds": plan.seconds, "tolerance": plan.tolerance}
-    rows = run(args.models, engines, plan, args.out)
+
+    def keep(rows: list[Row]) -> None:
+        report = json.dumps(to_json(rows, about), indent=2)
+        (args.out / "results.json").write_text(report + "\n")
+        write_markdown(rows, engines, args.out / "results.md")
+
+    rows = run(args.models, engines, plan, args.out, keep)
     if not rows:
         error_line("no network could be measured")
         return 1
-    report = to_json(rows, about)
-    (args.out / "results.json").write_text(json.dumps(report, indent=2) + "\n")
     if args.json:
-        result_json(report)
+        result_json(to_json(rows, about))
     else:
         print_tables(rows, engines)
-    write_markdown(rows, engines, args.out / "results.md")
     if problem := chart_problem():
         note(problem)
     else:
@@ -106,8 +109,18 @@ def installed(engines: Sequence[type[Engine]]) -> list[type[Engine]]:
     return usable
 
 
-def run(models: Sequence[str], engines: Sequence[type[Engine]], plan: Plan, out: Path) -> list[Row]:
-    """Measures network by network; says which could not be had."""
+def run(
+    models: Sequence[str],
+    engines: Sequence[type[Engine]],
+    plan: Plan,
+    out: Path,
+    keep: Callable[[list[Row]], None],
+) -> list[Row]:
+    """Measures network by network; says which could not be had.
+
+    Args:
+        keep: called with all rows whenever there is one more.
+    """
     rows: list[Row] = []
     started = time.monotonic()
 
@@ -117,7 +130,9 @@ def run(models: Sequence[str], engines: Sequence[type[Engine]], plan: Plan, out:
     for name in models:
         try:
             network = write_network(name, (out / name).resolve())
-            rows += measure(name, network, engines, plan, say)
+            for row in measure(name, network, engines, plan, say):
+                rows.append(row)
+                keep(rows)
         except (FetchError, EngineError) as error:
             warning_line(f"{name} is left out: {error}")
     return rows
