@@ -2,7 +2,7 @@
 
 from .base import Engine, Network
 from .edgecc import Edgecc
-from .int8 import EdgeccInt8, OnnxRuntimeInt8, OpenVinoInt8
+from .int8 import EdgeccInt8, MnnInt8, OnnxRuntimeInt8, OpenVinoInt8
 from .mnn import Mnn
 from .ncnn import Ncnn
 from .onnx_runtime import OnnxRuntime
@@ -15,7 +15,7 @@ ENGINES: dict[str, type[Engine]] = {
 
 # Those that quantise, under the same names.
 INT8_ENGINES: dict[str, type[Engine]] = {
-    engine.name: engine for engine in (EdgeccInt8, OnnxRuntimeInt8, OpenVinoInt8)
+    engine.name: engine for engine in (EdgeccInt8, OnnxRuntimeInt8, OpenVinoInt8, MnnInt8)
 }
 
 __all__ = ["ENGINES", "INT8_ENGINES", "Engine", "Network", "Reference"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .base import Network
 from .edgecc import Edgecc
+from .mnn import Mnn, run_tool
 from .onnx_runtime import OnnxRuntime
 from .openvino import OpenVino
 
@@ -101,3 +103,36 @@ class OpenVinoInt8(OpenVino):
 
     def open(self, network: Network, folder: Path, threads: int) -> None:
         super().open(network.with_model(folder / "model.xml"), folder, threads)
+
+
+class MnnInt8(Mnn):
+    """MNN's offline quantisation of features and weights, with its defaults."""
+
+    def prepare(self, network: Network, folder: Path) -> None:
+        super().prepare(network, folder)
+        count = 0
+        for sample in samples_of(network):
+            _write_sample(sample, network.outputs, folder / "samples" / str(count))
+            count += 1
+        settings = {
+            "input_type": "sequence",
+            "path": f"{folder / 'samples'}/",
+            "used_sample_num": count,
+            "feature_quantize_method": "KL",
+            "weight_quantize_method": "MAX_ABS",
+        }
+        config = folder / "config.json"
+        config.write_text(json.dumps(settings))
+        target = folder / "int8.mnn"
+        run_tool("mnnquant", [str(folder / "model.mnn"), str(target), str(config)], target)
+        target.replace(folder / "model.mnn")
+
+
+def _write_sample(sample: dict[str, np.ndarray], outputs: tuple[str, ...], folder: Path) -> None:
+    """As MNN's tools read it: the shapes in a file, the values in one for each input."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = [{"name": name, "shape": list(value.shape)} for name, value in sample.items()]
+    description = {"inputs": inputs, "outputs": list(outputs)}
+    (folder / "input.json").write_text(json.dumps(description))
+    for name, value in sample.items():
+        np.savetxt(folder / f"{name}.txt", value.reshape(-1, 1), fmt="%.7g")

@@ -23,16 +23,10 @@ class Mnn(Engine):
         return MNN.version()
 
     def prepare(self, network: Network, folder: Path) -> None:
-        # Not through the command `mnnconvert`: that one installs packages and reports home.
-        import _tools
-        import MNN  # noqa: F401
-
         target = folder / "model.mnn"
         os.chdir(folder)
         arguments = ["-f", "ONNX", "--modelFile", str(network.model), "--MNNModel", str(target)]
-        _tools.mnnconvert(["mnnconvert", *arguments, "--bizCode", "bench"])
-        if not target.is_file() or not target.stat().st_size:
-            raise RuntimeError("mnnconvert wrote no model")
+        run_tool("mnnconvert", [*arguments, "--bizCode", "bench"], target)
 
     def open(self, network: Network, folder: Path, threads: int) -> None:
         import MNN
@@ -62,6 +56,19 @@ class Mnn(Engine):
 
     def outputs(self) -> dict[str, np.ndarray]:
         return {name: np.array(host.getNumpyData()) for name, (_, host) in self._outputs.items()}
+
+
+def run_tool(name: str, arguments: list[str], target: Path) -> None:
+    """Run one of MNN's tools, which is to write a file.
+
+    Not by its command, nor by the package MNN.tools: these install packages and report home.
+    """
+    import _tools
+    import MNN  # noqa: F401
+
+    getattr(_tools, name)([name, *arguments])
+    if not target.is_file() or not target.stat().st_size:
+        raise RuntimeError(f"{name} wrote no model")
 
 
 def _host_tensor(value: np.ndarray):
