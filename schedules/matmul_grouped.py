@@ -18,6 +18,7 @@ stream of its own: four are prefetched better than one of all columns together.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from tvm import s_tir
 
@@ -35,8 +36,24 @@ from schedules.choices import Chooser
 from schedules.matmul import share_columns
 from schedules.tiles import divisors
 
+# Columns of a tile that a tuner looks at.
+_MOST_COLUMNS = 8
 # Bytes of a column whose products are written out.
 _UNROLLED_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tuner may choose.
+
+    Args:
+        columns: vectors of columns of a tile.
+    """
+
+    columns: int
+
+    def __str__(self) -> str:
+        return f"columns {self.columns}"
 
 
 def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
@@ -53,9 +70,11 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     partial = stages.pop(PARTIAL)
     for stage in stages.values():
         _schedule_stage(sch, stage)
-    columns = _columns(target, extent(sch, rows), extent(sch, blocks))
-    _tile(sch, target, anchored.output, anchor, partial, columns)
-    return {"template": "matmul_grouped", "decision": f"columns {columns}"}
+    candidates = [d for d in divisors(extent(sch, blocks)) if d <= _MOST_COLUMNS]
+    default = Decision(_columns(target, extent(sch, rows), extent(sch, blocks)))
+    decision = choose(sch, default, map(Decision, candidates))
+    _tile(sch, target, anchored.output, anchor, partial, decision.columns)
+    return {"template": "matmul_grouped", "decision": str(decision)}
 
 
 def _schedule_stage(sch: s_tir.Schedule, stage: Block) -> None:
