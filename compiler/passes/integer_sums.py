@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tvm import te
+from tvm import relax, te
 
 from compiler.passes import integer_depthwise, integer_ops, winograd_ops
 from compiler.passes.channel_sums import MAX_INT32
@@ -13,6 +14,21 @@ from compiler.passes.dot_layout import DotLayout
 from compiler.passes.integer_groups import Arrangement
 from compiler.passes.packed_ops import Window
 from compiler.passes.packed_values import Packed
+from compiler.quantize.qdq import Quantum
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A tensor that is stored as integers.
+
+    Args:
+        joins: nobody but one operator reads it, whose result is stored as integers again: one
+            kernel may do it all.
+    """
+
+    stored: Packed | relax.Expr
+    quantum: Quantum
+    joins: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +47,8 @@ class Sums:
         depthwise: each channel for itself; weight is [OC, 1, KH, KW].
         winograd: everything is ``winograd_ops.INTEGER_SCALE`` times as large, but ``scale``.
         grouped: a grouped convolution, or one whose input's channels have an order.
+        phases: (sh, sw) of a transposed convolution, whose phases' channels lie one behind the
+            other in OC, in whole blocks; ``shape`` is that of the interleaved result.
     """
 
     x: Packed
@@ -45,6 +63,22 @@ class Sums:
     depthwise: bool = False
     winograd: bool = False
     grouped: Arrangement | None = None
+    phases: tuple[int, int] = (1, 1)
+
+    @property
+    def summed_shape(self) -> tuple[int, ...]:
+        """Of the result before phases are interleaved."""
+        spatial = [
+            e // p for e, p in zip(self.shape[2:], self.phases[4 - len(self.shape) :], strict=True)
+        ]
+        return (self.shape[0], len(self.bias), *spatial)
+
+    def along_rows(self, values: np.ndarray) -> np.ndarray:
+        """[1] or [channels of the result] for each row of the weights."""
+        count = math.prod(self.phases)
+        rows = np.zeros((count, len(self.bias) // count), values.dtype)
+        rows[:, : self.shape[1]] = values
+        return rows.reshape(-1)
 
     @property
     def name(self) -> str:
@@ -72,17 +106,23 @@ class Sums:
 
 def with_bias(sums: Sums, value: np.ndarray) -> Sums | None:
     """The sums with a constant added that has one value for each channel; None for others."""
-    channels = len(sums.bias)
+    channels = sums.shape[1]
     rank = len(sums.shape)
     shape = (1,) * (rank - value.ndim) + value.shape
     if value.size not in (1, channels) or len(shape) != rank or shape[1] != value.size:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.rint(value.reshape(-1).astype("float64") / sums.scale)
+        steps = np.rint(sums.along_rows(value.reshape(-1).astype("float64")) / sums.scale)
     if not (np.abs(steps) <= MAX_INT32).all():  # nor NaN
         return None
-    bias = sums.bias + np.broadcast_to(steps, channels).astype("int64")
+    bias = sums.bias + steps.astype("int64")
     limit = sums.limit + np.abs(steps).astype("int64")
     if (limit + np.abs(sums.bias)).max() > MAX_INT32:
         return None
     return replace(sums, bias=bias, limit=limit)
+
+
+def suits(dot: DotLayout, data: Quantized, weight: np.ndarray) -> bool:
+    """Whether a layout takes the operands, and wastes nothing on a plain input of few channels."""
+    fits = isinstance(data.stored, Packed) or dot.parts == 1 or weight.shape[1] > dot.part
+    return fits and dot.activation == data.quantum.dtype and dot.takes(weight)

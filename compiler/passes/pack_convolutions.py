@@ -82,9 +82,8 @@ class _Packer(IntegerFollowers):
                 return integer
         return self._emit_convolution(call.args[0], self._weight(call.args[1]), window, groups)
 
-    def _transposed_convolution(self, call: relax.Call) -> Packed | relax.Expr | None:
+    def _transposed_convolution(self, call: relax.Call) -> Packed | Sums | relax.Expr | None:
         attrs = call.attrs
-        weight = self._weight(call.args[1])
         if (
             attrs.data_layout not in ("NCW", "NCHW")
             or attrs.kernel_layout not in ("IOW", "IOHW")
@@ -92,12 +91,16 @@ class _Packer(IntegerFollowers):
         ):
             return None
         window = Window(
-            _two(shape_of(weight)[2:], 1),
+            _two(shape_of(call.args[1])[2:], 1),
             _two(attrs.strides, 1),
             _four(attrs.padding),
             _two(attrs.dilation, 1),
         )
         transposed = Transposed(window, _two(attrs.output_padding, 0), int(attrs.groups))
+        integer = self.integer_transposed(call, transposed)
+        if integer is not None:
+            return integer
+        weight = self._weight(call.args[1])
         value = constant_of(weight)
         if value is not None and transposed.splits_into_phases:
             return self._emit_phases(call, transposed, value)

@@ -10,7 +10,7 @@ joins the bias. Where x is padded, it is padded with z.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import tvm
@@ -20,7 +20,9 @@ from compiler.passes import integer_depthwise, integer_ops, packed_ops, winograd
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.integer_groups import Arrangement, arrange, float_steps
-from compiler.passes.integer_sums import Sums, with_bias
+from compiler.passes.integer_sums import Quantized, Sums, suits, with_bias
+from compiler.passes.integer_transposed import transposed_rows
+from compiler.passes.pack_transposed import Transposed, interleave_blocks, phases_of
 from compiler.passes.packed_followers import PackedFollowers
 from compiler.passes.packed_ops import FUSABLE, Window
 from compiler.passes.packed_values import (
@@ -30,25 +32,12 @@ from compiler.passes.packed_values import (
     pack_constant,
     preferred_block,
     shape_of,
+    spatial_of,
     unpack,
 )
 from compiler.passes.readers import Readers
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, emit_dequantize, quantum_of
 from compiler.target import Target
-
-
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """A tensor that is stored as integers.
-
-    Args:
-        joins: nobody but one operator reads it, whose result is stored as integers again: one
-            kernel may do it all.
-    """
-
-    stored: Packed | relax.Expr
-    quantum: Quantum
-    joins: bool = False
 
 
 class IntegerFollowers(PackedFollowers):
@@ -181,7 +170,7 @@ class IntegerFollowers(PackedFollowers):
             if grouped is not None:
                 x, arrangement = grouped
                 return Sums(x, dot, zero, stored, *found, window, shape, grouped=arrangement)
-            if groups == 1 and _suits(dot, data, stored):
+            if groups == 1 and suits(dot, data, stored):
                 x = self._operand(data.stored, dot, window.dilation[1])
                 return Sums(x, dot, zero, stored, *found, window, shape)
         return None
@@ -229,7 +218,8 @@ class IntegerFollowers(PackedFollowers):
 
     def _cheaper(self, sums: Sums) -> Sums:
         """The sums by Winograd's algorithm where that takes less time; they are the same."""
-        if sums.depthwise or sums.grouped or sums.x.block != sums.dot.block:
+        plain = sums.phases == (1, 1) and not sums.grouped
+        if sums.depthwise or not plain or sums.x.block != sums.dot.block:
             return sums
         if not winograd.pays_in_integers(
             self.target, sums.dot, sums.window, sums.x.shape, sums.weight, sums.bias
@@ -268,7 +258,7 @@ class IntegerFollowers(PackedFollowers):
             like = Packed(x.expr, sums.shape, sums.dot.block, pointwise, sums.grouped.order)
             weight = sums.grouped.weight
         else:
-            like = Packed(x.expr, sums.shape, sums.dot.block, pointwise)
+            like = Packed(x.expr, sums.summed_shape, sums.dot.block, pointwise)
             if sums.winograd:
                 weight = winograd_ops.pack_weight(sums.weight, 2, x.block)
             else:
@@ -286,7 +276,30 @@ class IntegerFollowers(PackedFollowers):
             primfunc_attrs=FUSABLE,
         )
         self.births[result] = len(self.births)
-        return replace(like, expr=result)
+        like = replace(like, expr=result)
+        return like if sums.phases == (1, 1) else self._interleaved(sums, like)
+
+    def _interleaved(self, sums: Sums, phases: Packed) -> Packed:
+        x = phases.viewed(self.builder, collapsed=False)
+        result = self.builder.emit_te(interleave_blocks, x.expr, sums.phases)
+        self.births[result] = len(self.births)
+        return Packed(result, sums.shape, x.block)
+
+    def integer_transposed(self, call: relax.Call, transposed: Transposed) -> Sums | None:
+        """The sums of a transposed convolution of the old function; None where floats do it."""
+        data, weight = (self.raw(a) for a in call.args)
+        if not isinstance(data, Quantized) or not isinstance(weight, Quantized):
+            return None
+        phases = phases_of(transposed, *spatial_of(shape_of(call.args[0])))
+        for dot in self.dots:
+            found = transposed_rows(data, weight, transposed, shape_of(call), phases, dot)
+            if found is not None:
+                rows, bias, scale, limit = found
+                x, zero = self._operand(data.stored, dot, 1), int(data.quantum.zero_point)
+                window = Window(phases.taps, (1, 1), phases.pads, (1, 1))
+                sums = Sums(x, dot, zero, rows, bias, scale, limit, window, shape_of(call))
+                return replace(sums, phases=phases.strides)
+        return None
 
     def integer_depthwise(
         self, call: relax.Call, window: Window, groups: int
@@ -346,12 +359,6 @@ class IntegerFollowers(PackedFollowers):
             return None
         zero = int(data.quantum.zero_point)
         return Sums(data.stored, dot, zero, stored, *found, window, shape_of(call), depthwise=True)
-
-
-def _suits(dot: DotLayout, data: Quantized, weight: np.ndarray) -> bool:
-    """Whether a layout takes the operands, and wastes nothing on a plain input of few channels."""
-    fits = isinstance(data.stored, Packed) or dot.parts == 1 or weight.shape[1] > dot.part
-    return fits and dot.activation == data.quantum.dtype and dot.takes(weight)
 
 
 def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:

@@ -204,3 +204,17 @@ def interleave_channels(
         return x[i, channel // c, h // sh, w // sw, channel % c]
 
     return te.compute((n, channels, *extents), element, name="interleave_channels")
+
+
+def interleave_blocks(x: te.Tensor, strides: tuple[int, int]) -> te.Tensor:
+    """[N, sh*sw*OCb, H, W, c] with blocks ordered (row phase, column phase, block) ->
+    [N, OCb, sh*H, sw*W, c]."""
+    n, blocks, height, width, c = (int(d) for d in x.shape)
+    sh, sw = strides
+    each = blocks // (sh * sw)
+
+    def element(i, j, h, w, k):
+        return x[i, (h % sh * sw + w % sw) * each + j, h // sh, w // sw, k]
+
+    shape = (n, each, sh * height, sw * width, c)
+    return te.compute(shape, element, name="interleave_blocks")

@@ -177,7 +177,7 @@ def _for_layouts(
     groups = int(plan.graph.values[region.anchor].attrs.groups)
     parts = shuffled_groups(plan.graph, region.anchor) if axis == 0 else 1
     if parts == 1:
-        return quantize_for(values, axis, 1, layouts if groups == 1 else single)
+        return quantize_for(values, axis, 1 - axis, layouts if groups == 1 else single)
     slots = neighbours_behind_shuffle(len(values), values.shape[1], groups, parts)
     rows, found = np.nonzero(slots >= 0)
     spread = np.zeros((len(values), slots.shape[1], *values.shape[2:]), values.dtype)
