@@ -34,9 +34,9 @@ _ARM_PARTS = {
     "0xd0d": ("arm_cortex_a76", "cortex-a77"),
     "0xd41": ("arm_cortex_a76", "cortex-a78"),
     "0xd0c": ("arm_neoverse_n1", "neoverse-n1"),
-    "0xd49": ("arm_neoverse_n1", "neoverse-n2"),
-    "0xd40": ("arm_neoverse_n1", "neoverse-v1"),
-    "0xd4f": ("arm_neoverse_n1", "neoverse-v2"),
+    "0xd49": ("arm_neoverse_n2", "neoverse-n2"),
+    "0xd40": ("arm_neoverse_n2", "neoverse-v1"),
+    "0xd4f": ("arm_neoverse_n2", "neoverse-v2"),
 }
 # SVE is never used: the templates are written for fixed 128-bit registers.
 _ARM_NO_SVE = ("cortex-a510", "neoverse-n2", "neoverse-v1", "neoverse-v2")

@@ -55,6 +55,8 @@ class Problem:
         by_part: the parts of the batch are the tasks, and no other sums but theirs are kept.
         instructions: of one vector multiply-add; temporaries: registers that these need.
         pixel_bytes: of a pixel's channels that lie together; 0: float32 lanes.
+        pixels: that one multiply-add takes together; rows of a tile are so many pixels each.
+        most_columns: vectors of output channels of a tile.
     """
 
     batch: int
@@ -77,6 +79,8 @@ class Problem:
     instructions: int = 1
     temporaries: int = 0
     pixel_bytes: int = 0
+    pixels: int = 1
+    most_columns: int = MAX_COLUMNS
 
     @property
     def macs(self) -> int:
@@ -96,7 +100,7 @@ class Problem:
         """Whether the taps of a kernel row use one set of loaded pixels."""
         if self.plain:
             return True
-        several = self.kernel_width > 1 and self.lanes > 1
+        several = self.kernel_width > 1 and self.lanes > 1 and self.pixels == 1
         vectors = self.span(tile.rows) + tile.columns * (tile.rows + 1)
         return (
             several
@@ -147,7 +151,7 @@ def promising_blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
 
 def candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
     """All tiles that fit in the registers, with all blocks."""
-    columns = [c for c in range(1, MAX_COLUMNS + 1) if problem.group_blocks % c == 0]
+    columns = [c for c in range(1, problem.most_columns + 1) if problem.group_blocks % c == 0]
     for c in columns:
         for r in range(1, min(problem.width, MAX_ROWS) + 1):
             tile = RegisterTile(r, c)
@@ -161,6 +165,9 @@ def candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
 
 def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
     """Accumulators, one step's weights and inputs."""
+    if problem.pixels > 1:
+        # Halves of vectors of inputs, two of these before they are taken apart, and four weights.
+        return tile.rows * (tile.columns + problem.pixels) + problem.pixels + min(4, tile.columns)
     inputs = problem.input_vectors(tile, target.vector.lanes())
     ahead = SPARE_IN_ORDER if target.in_order else 0
     weights = tile.columns if problem.instructions == 1 else min(2, tile.columns)
@@ -240,6 +247,8 @@ def _tile_cycles(
     steps = taps * problem.lanes
     if problem.plain:
         loads: float = math.ceil(problem.span(rows) / lanes)
+    elif problem.pixels > 1:  # each vector of inputs, and its halves put together
+        loads = taps * rows * problem.pixels * 2
     elif problem.lanes == 1:
         loads = rows * taps
     elif shares:

@@ -10,6 +10,7 @@ from compiler.target import Target
 from schedules import (
     conv2d,
     conv2d_integer,
+    conv2d_integer_pairs,
     conv2d_widening,
     depthwise,
     depthwise_integer,
@@ -37,6 +38,7 @@ TEMPLATES: tuple[Template, ...] = (
     conv2d.apply,
     conv2d_widening.apply,
     conv2d_integer.apply,
+    conv2d_integer_pairs.apply,
     winograd.apply,
     depthwise.apply,
     depthwise_integer.apply,

@@ -31,6 +31,7 @@ _IMPLIED: dict[str, tuple[str, ...]] = {
     "cortex-a76": _ARM_V8_2,
     "cortex-a78": _ARM_V8_2,
     "neoverse-n1": _ARM_V8_2,
+    "neoverse-n2": (*_ARM_V8_2, "bf16", "fp16fml", "i8mm"),
     "spacemit-x60": ("v",),
     "sifive-x280": ("v",),
 }

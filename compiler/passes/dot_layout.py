@@ -32,6 +32,7 @@ class DotLayout:
             are not all; the parts are added up before they are widened to int32.
         cost: of one step of the reduction for a whole block, in time of float multiply-adds.
         takes_lanes: whether inputs are loaded as vectors, of which each step takes one part.
+        pairs_pixels: one instruction multiplies two pixels by two channels.
     """
 
     block: int
@@ -44,6 +45,7 @@ class DotLayout:
     part: int = 0
     cost: int = 1
     takes_lanes: bool = False
+    pairs_pixels: bool = False
 
     @property
     def parts(self) -> int:
@@ -123,8 +125,13 @@ def _neon(target: Target) -> tuple[DotLayout, ...]:
         return ()
     if "+dotprod" in target.features:
         four = DotLayout(16, 4, "int8", "int8", pairs_taps=True, cost=4, takes_lanes=True)
+        if "+i8mm" in target.features:
+            eight = DotLayout(16, 8, "int8", "int8", fewest=4, pairs_taps=True, pairs_pixels=True)
+            return (eight, four)
         return (four,)
-    return (DotLayout(16, 16, "int8", "int8", fewest=4, pairs_taps=True, cost=48),)
+    # Where NEON computes one float a cycle, products of bytes take half the time of others.
+    cost = 24 if target.arch == "arm" else 48
+    return (DotLayout(16, 16, "int8", "int8", fewest=4, pairs_taps=True, cost=cost),)
 
 
 def _riscv(target: Target) -> tuple[DotLayout, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import te, tirx
 
+from compiler.passes import integer_pairs
 from compiler.passes.dot_layout import DotLayout
 from compiler.passes.integer_groups import Groups
 from compiler.passes.packed_ops import ANCHOR, GROUPS, TOGETHER, Window
@@ -47,6 +48,8 @@ def conv2d(
         reach = (ow - 1) * window.strides[1] + steps * group // ci
         pads = (*pads[:3], max(pads[3], reach - width - pads[1]))
     padded = _operand(x, pads, zero, layout)
+    if layout.pairs_pixels:
+        return biased(integer_pairs.conv2d(padded, weight, window, (oh, ow)), bias)
     r_outer = te.reduce_axis((0, steps), name="step")
     r_h = te.reduce_axis((0, kh), name="kh")
     r_w = te.reduce_axis((0, kw), name="kw")

@@ -164,7 +164,10 @@ class IntegerFollowers(PackedFollowers):
         zero, shape = int(data.quantum.zero_point), shape_of(call)
         ordered = isinstance(data.stored, Packed) and data.stored.order is not None
         for dot in (d for d in self.dots if d.activation == data.quantum.dtype):
-            if dot.parts > 1 and (groups > 1 or ordered):
+            special = dot.parts > 1 or dot.pairs_pixels
+            if special and (groups > 1 or ordered):
+                continue
+            if dot.pairs_pixels and math.prod(shape[2:]) == 1:
                 continue
             grouped = self._grouped(data.stored, stored, groups, dot)
             if grouped is not None:

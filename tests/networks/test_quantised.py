@@ -20,6 +20,7 @@ TARGETS = (
     "x86_64_vnni",
     "arm_cortex_a72",
     "arm_cortex_a76",
+    "arm_neoverse_n2",
     "arm_cortex_a7",
     "riscv_spacemit_x60",
 )

@@ -146,6 +146,30 @@ def test_sums_are_exact_on_32_bit_arm(case):
     assert re.search(r"vpadal\.s16", assembly(func, target))
 
 
+@pytest.mark.parametrize(
+    "case", ["first_layer", "few_channels", "ragged_channels", "dilated", "wide_row", "stride"]
+)
+def test_sums_of_pairs_are_exact(case):
+    """Two pixels by two channels at a time, in rows of odd length too."""
+    target = load_target("arm_neoverse_n2")
+    layout = dot_layouts(target)[0]
+    assert layout.pairs_pixels
+    problem = Problem(CASES[case], layout)
+    problem.check(run_scheduled(problem, scheduled(problem, target), target))
+
+
+def test_loops_of_pairs_multiply():
+    """Most of the loop does, and nothing of it is on the stack."""
+    target = load_target("arm_neoverse_n2")
+    problem = Problem((256, 64, 14, 14, 3, 1, 1, 1), dot_layouts(target)[0])
+    text = assembly(scheduled(problem, target), target)
+    loop = max(re.split(r"^\.LBB\w+:", text, flags=re.M), key=lambda part: part.count("smmla"))
+    loop = loop.partition("\tb.ne")[0]
+    instructions = re.findall(r"^\t([a-z]\S*)", loop, re.M)
+    assert instructions.count("smmla") >= 0.6 * len(instructions)
+    assert "[sp" not in loop
+
+
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_any_shape_and_decision(data):
@@ -171,7 +195,7 @@ def test_any_shape_and_decision(data):
     problem.check(run_scheduled(problem, func, target))
 
 
-@pytest.mark.parametrize("name", ["arm_cortex_a72", "arm_cortex_a76"])
+@pytest.mark.parametrize("name", ["arm_cortex_a72", "arm_cortex_a76", "arm_neoverse_n2"])
 def test_decisions_of_lanes(name):
     """The same under emulation, for some of them."""
     target = load_target(name)

@@ -10,6 +10,7 @@ from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.target import load_target
 from schedules.intrinsics.dot import Dot, dot_product
 from schedules.intrinsics.neon_mlal import LANES
+from schedules.intrinsics.neon_mmla import mmla
 from tests.kernels import assembly, run
 
 TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72", "arm_cortex_a7")
@@ -70,6 +71,40 @@ def sums_in_parts(schedule: s_tir.Schedule, dot: Dot, tensorized: bool) -> tirx.
     if tensorized:
         schedule.tensorize(part, dot.name)
         schedule.tensorize(total_lane, dot.collect)
+    return schedule.mod["main"]
+
+
+def test_pairs_of_pixels_and_channels():
+    target = load_target("arm_neoverse_n2")
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-128, 128, shape).astype("int8") for shape in ((5, 2, 24), (5, 2, 8)))
+    x[0], w[0] = -128, -128
+    expected = np.einsum("spg,scg->pc", x[:, :, 8:16].astype("int64"), w.astype("int64"))
+    for tensorized in (False, True):
+        func = sums_of_pairs(tensorized)
+        np.testing.assert_array_equal(run(func, [x, w], target)[0], expected)
+    assert "smmla" in assembly(func, target)
+
+
+def sums_of_pairs(tensorized: bool) -> tirx.PrimFunc:
+    """Of two pixels whose inputs are the middle of longer ones."""
+    x = te.placeholder((5, 2, 24), "int8", name="x")
+    w = te.placeholder((5, 2, 8), "int8", name="w")
+    step, g = te.reduce_axis((0, 5), name="step"), te.reduce_axis((0, 8), name="g")
+    sums = te.compute(
+        (2, 2),
+        lambda p, c: te.sum(
+            x[step, p, 8 + g].astype("int32") * w[step, c, g].astype("int32"), axis=[step, g]
+        ),
+        name="sums",
+    )
+    schedule = s_tir.Schedule(te.create_prim_func([x, w, sums]))
+    block = schedule.get_sblock("sums")
+    pixel, channel, outer, inner = schedule.get_loops(block)
+    schedule.reorder(outer, pixel, channel, inner)
+    schedule.decompose_reduction(block, outer)
+    if tensorized:
+        schedule.tensorize(pixel, mmla())
     return schedule.mod["main"]
 
 

@@ -34,6 +34,7 @@ def test_all_targets_of_the_project_ship():
         "arm_cortex_a72",
         "arm_cortex_a76",
         "arm_neoverse_n1",
+        "arm_neoverse_n2",
         "riscv64",
         "riscv_sifive_u74",
         "riscv_sifive_x280",

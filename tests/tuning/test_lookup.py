@@ -106,6 +106,7 @@ def test_similar_targets_have_the_same_registers():
         "arm_cortex_a55",
         "arm_cortex_a76",
         "arm_neoverse_n1",
+        "arm_neoverse_n2",
     }
     assert similar_targets(load_target("arm_cortex_a7")) == []
 

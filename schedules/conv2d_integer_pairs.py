@@ -1,0 +1,163 @@
+"""Convolution of bytes, two pixels by two channels an instruction (AArch64's i8mm).
+
+    parallel n, block of rows, chunk of output channels, (oh)
+      ow_tile, oc_tile of the chunk
+        acc[pairs of pixels][pairs of channels] = 0
+        for block of input channels, kh, kw:
+          inputs = vectors of a pixel's channels
+          for step of the block:
+            acc[p][c] = mmla(acc[p][c], inputs[2p, 2p + 1].step, w[2c, 2c + 1])      (unrolled)
+        epilogue over the tile
+
+Halves of two vectors make the operand of a pair. Sums lie as 2 x 2 in a register, until the
+epilogue takes them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tvm import s_tir
+
+from compiler.passes.integer_pairs import KIND
+from compiler.target import Target
+from schedules.access import axes_of, cost
+from schedules.blocks import (
+    Anchored,
+    Block,
+    extent,
+    find_anchored,
+    iterations,
+    partition_tail,
+    schedule_stage,
+    spread,
+)
+from schedules.choices import Chooser, nearby
+from schedules.constants import rearrange_constant
+from schedules.intrinsics.neon_mmla import GROUP, PAIR, mmla
+from schedules.lanes import MAX_BLOCKINGS, SLACK, Blocking, Problem, candidates, cycles
+from schedules.tiles import parallel_grain
+
+# Pairs of output channels: all of a block, so that the inputs' halves are put together once.
+MAX_COLUMNS = 8
+# Shorter vectors of results are no whole register.
+MIN_COLUMNS = 2
+
+
+def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str] | None:
+    """Schedule a function whose anchor is ``integer_pairs.conv2d``; None for any other."""
+    anchored = find_anchored(sch, KIND)
+    if anchored is None or len(sch.get_loops(anchored.output)) != 5:
+        return None
+    *stages, pairs = anchored.stages
+    for stage in stages:
+        schedule_stage(sch, stage)
+    problem = _describe(sch, anchored, pairs)
+    default = min(_blockings(target, problem), key=lambda b: cycles(target, problem, b))
+    blocking = choose(sch, default, _promising(target, problem))
+    _tile(sch, target, anchored, pairs, problem, blocking)
+    tile = blocking.tile
+    return {
+        "template": "conv2d_integer",
+        "decision": f"tile {tile.rows}x{tile.columns} pairs, chunk {blocking.chunk}, "
+        f"block {blocking.block}",
+        "intrinsic": mmla().removeprefix("edgecc."),
+    }
+
+
+def _describe(sch: s_tir.Schedule, anchored: Anchored, pairs: Block) -> Problem:
+    """Of pairs of pixels by pairs of channels."""
+    batch, blocks, height, _, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
+    steps, kernel_height, kernel_width, group = (
+        int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[7:]
+    )
+    *_, count, _, _, _, vector = (int(v.dom.extent) for v in sch.get(pairs).iter_vars)
+    shape = [int(d) for d in sch.get(pairs).reads[0].source.ty.shape]
+    axes = axes_of(sch, pairs)
+    down, tap, pixel = ((axes[i].loads[0] or 0) // shape[4] for i in (2, 5, 6))
+    per_block = vector // group
+    return Problem(
+        batch,
+        height,
+        count,
+        blocks * lanes // PAIR,
+        lanes // PAIR,
+        steps // per_block,
+        kernel_height,
+        kernel_width,
+        per_block,
+        PAIR * max(1, pixel),
+        max(1, down // shape[3]),
+        max(1, tap),
+        plain=False,
+        input_bytes=math.prod(shape),
+        vector_bytes=PAIR * group,
+        epilogue=1 + cost(sch, anchored.output) // 2,
+        pixel_bytes=vector,
+        pixels=PAIR,
+        most_columns=MAX_COLUMNS,
+    )
+
+
+def _promising(target: Target, problem: Problem) -> Iterator[Blocking]:
+    return nearby(
+        lambda b: cycles(target, problem, b), _blockings(target, problem), MAX_BLOCKINGS, SLACK
+    )
+
+
+def _blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
+    """Whole blocks of channels, and sums that never go through memory."""
+    for blocking in candidates(target, problem):
+        whole = blocking.chunk % problem.group_blocks == 0
+        if whole and blocking.tile.columns >= MIN_COLUMNS and blocking.depth == problem.channels:
+            yield blocking
+
+
+def _tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    anchored: Anchored,
+    pairs: Block,
+    problem: Problem,
+    blocking: Blocking,
+) -> None:
+    tile, anchor = blocking.tile, anchored.anchor
+    # [OCb, steps, KH, KW, c, group] -> [OCb, tile, block, KH, KW, step, c of the tile, group]
+    factors = {1: [problem.lanes], 4: [tile.columns * PAIR]}
+    rearrange_constant(sch, anchor, 1, factors, [0, 5, 1, 3, 4, 2, 6, 7])
+    macs = iterations(sch, anchor)
+    n, oc, oh, ow, lane = sch.get_loops(anchored.output)
+    chunk, oc_inner = sch.split(oc, [None, blocking.chunk // problem.group_blocks])
+    part, lane = sch.split(lane, [None, tile.columns * PAIR])
+    ow_outer, ow_inner = sch.split(ow, [None, tile.rows * PAIR])
+    one_row = problem.height == 1
+    row_block, row = sch.split(ow_outer if one_row else oh, [None, blocking.block])
+    if one_row:
+        outer, ow_outer = [n, row_block, chunk, oh], row
+    else:
+        outer = [n, row_block, chunk, row]
+    sch.reorder(*outer[1:], ow_outer, oc_inner, part, ow_inner, lane)
+    partition_tail(sch, ow_outer)
+    sch.compute_at(anchor, part, preserve_unit_loops=True)
+    *_, pair, channels, pixel, channel, step, kh, kw, group = sch.get_loops(anchor)
+    block, step = sch.split(step, [None, problem.lanes])
+    sch.reorder(block, kh, kw, step, channels, pair, pixel, channel, group)
+    sch.compute_at(pairs, kw, preserve_unit_loops=True)
+    *_, count, _, _, side, vector = sch.get_loops(pairs)
+    width = 2 * GROUP if extent(sch, vector) % (2 * GROUP) == 0 else GROUP
+    whole, vector = sch.split(vector, [None, width])
+    sch.vectorize(vector)
+    for loop in (count, side, whole, step, channels, pair):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    sch.unroll(ow_inner)
+    spread(sch, outer, macs, parallel_grain(target))
+    start = sch.decompose_reduction(anchor, block)
+    *_, count, channels, pixel, channel = sch.get_loops(start)
+    sch.vectorize(sch.fuse(pixel, channel))
+    for loop in (count, channels):
+        sch.unroll(loop)
+    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
+    sch.blockize(sch.get_loops(anchor)[-3])
+    sch.tensorize(sch.get_loops(anchor)[-3], mmla())
