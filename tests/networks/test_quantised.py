@@ -194,6 +194,33 @@ def test_agrees_in_all_but_ties(target, name, most, tmp_path):
     assert np.abs(got - want).max() <= 3.01 * step
 
 
+# (input, output channels, kernel, strides)
+UPSAMPLED = {
+    "row": ((2, 20, 5), 32, (4,), (4,)),
+    "point": ((2, 40, 1, 1), 24, (4, 4), (2, 2)),
+    "few_channels": ((1, 3, 4, 7), 16, (3, 2), (3, 2)),
+}
+
+
+@pytest.mark.parametrize("case", UPSAMPLED)
+def test_transposed_convolutions_of_any_rank(case, tmp_path):
+    machine = load_target("host")
+    shape, channels, kernel, strides = UPSAMPLED[case]
+    g = Graph(shape, "uint8" if machine.arch == "x86_64" else "int8")
+    bias = g.constant(np.ones(channels, "float32"))
+    weight = g.weight((shape[1], channels, *kernel), 1)
+    y = g.node("ConvTranspose", g.stored("x", 0.02, 100), weight, bias, strides=strides)
+    path = tmp_path / "model.onnx"
+    onnx.save(g.model(g.stored(y, 0.1, 120)), path)
+    program = compile_onnx(path, machine)
+    assert "conv2d_integer" in [call.report["template"] for call in program.calls]
+    x = np.random.default_rng(1).uniform(-2, 3, shape).astype("float32")
+    (got,) = runner_of(program, machine, tmp_path).run({"x": x}, 2).values()
+    away = np.abs(got - reference(path, x)) / 0.1
+    assert away.max() <= 1.01
+    assert (away > 0.5).mean() < 0.005
+
+
 @pytest.mark.parametrize("target", TARGETS[:2])
 def test_activations_of_the_other_sign(target, tmp_path):
     """They are stored as the products take them, moved ones too."""
