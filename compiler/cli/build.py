@@ -27,6 +27,7 @@ from compiler.cli.progress import Progress
 
 if TYPE_CHECKING:
     from compiler.api import BuildResult
+    from compiler.target import Target
 
 
 def build(
@@ -118,7 +119,7 @@ def as_json(result: BuildResult) -> dict[str, Any]:
 
 
 def _quantization(
-    entry: dict[str, Any] | None, precisions: list[tuple[str, float]]
+    entry: dict[str, Any] | None, precisions: list[tuple[str, float]], target: Target
 ) -> list[tuple[str, str]]:
     """The rows about precision, of quantised models."""
     if entry is None:
@@ -134,12 +135,20 @@ def _quantization(
         )
         text += f", {calibration['samples'] or 'no'} calibration samples"
         if not counts["int8"]:
-            text += "; float32 is faster on this CPU, or the recipe wants it"
+            text += f"; {_why_floats(target)}"
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"
     shares = ", ".join(f"{name} {console.percent(share)}" for name, share in precisions)
     return [("quantised", text), ("precision", shares)]
+
+
+def _why_floats(target: Target) -> str:
+    from compiler.passes.dot_layout import dot_layouts
+
+    if not dot_layouts(target):
+        return f"{target.name} multiplies and adds floats in one instruction, bytes in two"
+    return "float32 is faster on this CPU, or the recipe wants it"
 
 
 def _print(result: BuildResult) -> None:
@@ -163,7 +172,7 @@ def _print(result: BuildResult) -> None:
                 f"{manifest['n_operators']}, {console.count(receipt['macs'])} multiply-accumulates",
             ),
             ("work", ", ".join(f"{name} {console.percent(share)}" for name, share in shares)),
-            *_quantization(manifest.get("quantization"), precisions),
+            *_quantization(manifest.get("quantization"), precisions, result.target),
             (
                 "tuned",
                 ", ".join(f"{name} {console.percent(share)}" for name, share in tuned)

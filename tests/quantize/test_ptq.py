@@ -10,6 +10,7 @@ from tvm import relax
 
 import compiler
 from compiler.api import DIGITS
+from compiler.cli.build import _quantization as quantization_rows
 from compiler.errors import EdgeccError
 from compiler.frontend import import_model
 from compiler.passes import simplify
@@ -270,6 +271,11 @@ def test_a_cpu_without_products_of_bytes_stays_with_floats(tmp_path):
         DIGITS, "riscv_sifive_u74", tmp_path / "plain", verify=False, tuning_logs=()
     )
     assert result.manifest["quantization"]["operators"]["int8"] == 0
+    entry = result.manifest["quantization"]
+    (_, text), *_ = quantization_rows(entry, [], result.target)
+    assert text.endswith(
+        "riscv_sifive_u74 multiplies and adds floats in one instruction, bytes in two"
+    )
     assert result.receipt["summary"]["executed_dtype"].get("int8", 0) == 0
     assert len(result.receipt["operators"]) == len(plain.receipt["operators"])
 
