@@ -37,7 +37,7 @@ def multiply(arrangement: Arrangement, memory: np.ndarray) -> np.ndarray:
     return np.concatenate(result)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_products_are_those_of_the_groups(data):
     dot = data.draw(st.sampled_from(DOTS))
