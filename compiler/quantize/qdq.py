@@ -5,6 +5,9 @@ arithmetic (``compiler/passes/integer.py``). Scales and zero points are constant
 those of ONNX's QuantizeLinear and DequantizeLinear:
 
     q = saturate(round_half_even(x / scale) + zero_point)        x = (q - zero_point) * scale
+
+They have scales along one axis at most. Weights whose scales also change along the reduction are
+kernels of their own (``groups``), and so are rows of a table with a scale each (``rows``).
 """
 
 from __future__ import annotations
