@@ -78,7 +78,7 @@ def write_network(name: str, folder: Path) -> Path:
         model = NETWORKS[name]()
     else:
         model = onnx.load(str(fetch(name, default_cache())))
-        model = _bind(model, {key: value.shape for key, value in inputs.items()})
+        model = bind(model, {key: value.shape for key, value in inputs.items()})
     names = [value.name for value in model.graph.input if value.name in inputs]
     onnx.save(model, str(folder / "model.onnx"))
     np.savez(folder / "inputs.npz", **{key: inputs[key] for key in names})
@@ -95,7 +95,7 @@ def _inputs(name: str, seed: int) -> Feeds:
     return MODELS[name].inputs(seed)
 
 
-def _bind(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+def bind(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
     """The model for inputs of exactly these shapes."""
     for value in model.graph.input:
         if value.name in shapes:
