@@ -83,16 +83,17 @@ def build(
         output: the package folder; default build/<model>-<target>.
         shapes: extents of inputs whose shape the file leaves open, by input name.
         consts: values of inputs that are compiled in, by input name.
-        quantize: "int8" for integer arithmetic by calibration data; "weights-int8" or
-            "weights-int4" for weights of products and tables stored as integers and arithmetic in
-            floats, which needs no data; or "none".
+        quantize: "int8" for integer arithmetic by calibration data; "float16" for that arithmetic,
+            on CPUs that have it; "weights-int8" or "weights-int4" for weights of products and
+            tables stored as integers and arithmetic in floats, which needs no data; or "none".
         calibration: what the model will see: an .npz file of arrays by input name, a folder of
             .npy files or of pictures, an iterable of arrays (or of dictionaries by input name), or
-            a function that makes one. The shipped model has its own.
+            a function that makes one. The shipped model has its own; float16 needs none.
         recipe: how to quantise: "auto", a TOML file or a ``compiler.quantize.recipe.Recipe``.
         preprocessing: of pictures: a TOML file or a dictionary of the fields of
             ``compiler.quantize.images.Preprocessing``; default: preprocessing.toml beside them.
-        io: "quantized" for inputs and outputs as the integers that are stored inside, or "float32".
+        io: "quantized" for inputs and outputs as the integers, or float16, that are stored inside,
+            or "float32".
         exact: no algorithm that rounds differently from a sum of products (Winograd's).
         strict: an operator without a schedule template is an error.
         verify: make golden data and run them through the library, under emulation if need be.
@@ -131,7 +132,7 @@ def build(
     check_writable(out_dir)
     simplified = simplify(imported.module, chosen)
     build = _Build(model, imported, chosen, simplified, dict(consts or {}), verify, progress)
-    quantized = build.quantize(request) if request else None
+    quantized = build.precision(request) if request else None
     golden = quantized.golden if quantized else build.golden(_samples(imported))
     progress("optimize", 0, 1)
     optimized = lower(quantized.module if quantized else simplified, chosen, exact)
@@ -156,7 +157,8 @@ def build(
         model_sha256=imported.sha256,
         quantization=quantized.scales if quantized else None,
         extra={
-            "flops_per_cycle": chosen.flops_per_cycle(),  # of one core, float32
+            # of one core, in float16 where the model is; float32 otherwise
+            "flops_per_cycle": chosen.flops_per_cycle(quantized.float_bits if quantized else 32),
             "tuning_logs": lookup.digest(),
             **({"quantization": quantized.manifest} if quantized else {}),
         },
@@ -173,6 +175,7 @@ class _QuantizedBuild:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     scales: dict[str, Quantization]
+    float_bits: int = 32
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,23 @@ class _Build:
         golden = make_golden(self.model, inputs, outputs, self.consts, samples, quantized)
         return tolerate_rounding(golden, self.simplified, inputs) if quantized else golden
 
+    def precision(self, request: Request) -> _QuantizedBuild:
+        return self.narrow(request) if request.precision == "float16" else self.quantize(request)
+
+    def narrow(self, request: Request) -> _QuantizedBuild:
+        from compiler.quantize.float16 import narrow
+        from compiler.quantize.half_golden import half_tensors, prove
+
+        inputs, outputs = self.imported.inputs, self.imported.outputs
+        found = narrow(self.simplified, self.target, request.recipe, request.stored_io)
+        data = None if request.calibration is None else calibration_data(self.imported, request)
+        golden = self.golden(next(iter(data)) if data else _samples(self.imported))
+        self.progress("check ranges", 0, 1)
+        golden, entry = prove(found, request, golden, data, inputs, outputs)
+        if request.stored_io:
+            inputs, outputs = half_tensors(inputs), half_tensors(outputs)
+        return _QuantizedBuild(found.half.module, golden, entry, inputs, outputs, {}, 16)
+
     def quantize(self, request: Request) -> _QuantizedBuild:
         from compiler.quantize.data import NoData
         from compiler.quantize.golden import quantized_golden
@@ -213,7 +233,7 @@ class _Build:
         if data is not None and not isinstance(data, NoData):
             sample = next(iter(data))
         found = quantize(
-            self.simplified, self.target, data, request.recipe, self.progress, request.integer_io
+            self.simplified, self.target, data, request.recipe, self.progress, request.stored_io
         )
         golden = self.golden(sample)
         accuracy = None
@@ -310,8 +330,10 @@ def diagnose(
     """
     from compiler.quantize.request import make_request
 
-    if quantize == "none":
-        raise EdgeccError("--quantize none: there is no error to look for", "give --quantize int8")
+    if quantize != "int8":
+        raise EdgeccError(
+            f"--quantize {quantize}: no layers to compare", "edgecc debug looks at --quantize int8"
+        )
     request = make_request(quantize, calibration, recipe, preprocessing, "float32")
     assert request is not None
     if request.weights_only:

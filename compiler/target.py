@@ -112,6 +112,11 @@ class Target:
         return self.vector.bits > 0
 
     @property
+    def has_float16(self) -> bool:
+        """Whether its vector unit computes in float16, twice as many numbers at a time."""
+        return self.arch == "aarch64" and "+fullfp16" in self.features
+
+    @property
     def groups_loads(self) -> bool:
         """Whether one instruction should load up to four neighbouring vectors.
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import tvm
 from tvm import s_tir, tirx
 
 from compiler.passes.packed_ops import ANCHOR
@@ -68,6 +69,11 @@ def extent(sch: Schedule, loop: Loop) -> int:
 def iterations(sch: Schedule, block: Block) -> int:
     """How often the body of a block runs."""
     return math.prod(int(v.dom.extent) for v in sch.get(block).iter_vars)
+
+
+def result_bits(sch: Schedule, block: Block) -> int:
+    """Bits of an element of what a block stores: of an anchor, those of its accumulators."""
+    return tvm.DataType(str(sch.get(block).writes[0].source.ty.dtype)).bits
 
 
 def partition_tail(sch: Schedule, loop: Loop) -> None:

@@ -32,6 +32,7 @@ from schedules.blocks import (
     iterations,
     load_rows_as_vectors,
     partition_tail,
+    result_bits,
     schedule_stage,
     spread,
 )
@@ -158,6 +159,7 @@ class _Space:
             grouped_steps=steps if target.loads_register_groups and phases == 1 else 0,
             constant=is_constant(sch, anchored.anchor, 1),
             splits_columns=batch * height == 1,
+            element_bits=result_bits(sch, anchored.anchor),
         )
         touched = _input_bytes(sch, anchored, height * width * depth)
         return _Space(target, tiling, batch, height, blocks, reduction[0], touched)
@@ -224,25 +226,30 @@ class _Space:
         if self.by_part:
             return rows
         column_tiles = math.ceil(self.blocks / tile.columns)
-        weights = self.tiling.depth * self.blocks * self.tiling.width * 4
+        weights = self.tiling.depth * self.blocks * self._vector_bytes
         block = choose_row_block(self.target, self.input_bytes // rows, rows, weights, column_tiles)
         if self.height == 1:
             block = split_for_cores(self.target, rows, block, self.batch * column_tiles)
         return even_block(rows, block)
 
     def _depth(self, tile: RegisterTile, block: int) -> int:
-        panel = self.tiling.depth * tile.columns * self.tiling.width * 4
+        panel = self.tiling.depth * tile.columns * self._vector_bytes
         fits = self._sum_bytes(tile, block) <= MAX_SUM_BYTES
         return choose_depth(self.target, panel, self.chunks) if fits else 0
 
     def _sum_bytes(self, tile: RegisterTile, block: int) -> int:
-        return block * self.tiling.rows * tile.columns * self.tiling.width * 4
+        return block * self.tiling.rows * tile.columns * self._vector_bytes
+
+    @property
+    def _vector_bytes(self) -> int:
+        """Of the channels of one block."""
+        return self.tiling.width * self.tiling.element_bits // 8
 
 
 def _input_bytes(sch: s_tir.Schedule, anchored: Anchored, values: int) -> int:
     """Bytes of the (padded) activations that are read: strides may leave out most of them."""
     shape = sch.get(anchored.anchor).reads[0].source.ty.shape
-    return min(math.prod(int(d) for d in shape), values) * 4
+    return min(math.prod(int(d) for d in shape), values) * result_bits(sch, anchored.anchor) // 8
 
 
 def _tile(
@@ -297,7 +304,7 @@ def _tile(
     sch.unroll(ow_inner)
     rows = [] if one_row or decision.depth else [row]
     parts = [n] if space.by_part else [n, row_block, oc_outer, *rows]
-    tasks = spread(sch, parts, macs, parallel_grain(target))
+    tasks = spread(sch, parts, macs, parallel_grain(target, problem.element_bits))
     if problem.grouped_steps and not space.by_part and extent(sch, tasks) in alone:
         partition_tail(sch, tasks)
     sch.decompose_reduction(steps, reduction[0])

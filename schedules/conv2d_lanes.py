@@ -30,6 +30,7 @@ from schedules.blocks import (
     iterations,
     load_neighbours,
     partition_tail,
+    result_bits,
     spread,
 )
 from schedules.choices import Chooser
@@ -87,7 +88,8 @@ def schedule(
     sch.vectorize(lane)
     sch.unroll(oc_inner)
     sch.unroll(ow_inner)
-    spread(sch, outer[:1] if by_part else outer, macs, parallel_grain(target))
+    grain = parallel_grain(target, problem.element_bits)
+    spread(sch, outer[:1] if by_part else outer, macs, grain)
     if passes > 1:
         start = sch.decompose_reduction(sums, depth)
         sch.vectorize(sch.get_loops(start)[-1])
@@ -107,6 +109,7 @@ def describe(sch: s_tir.Schedule, anchored: Anchored) -> Problem:
     # How far one step of oh, ow and kw moves in the input.
     axes = axes_of(sch, anchored.anchor)
     down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (-7, -6, -2))
+    bits = result_bits(sch, anchored.anchor)
     groups = max(1, shape[1] * shape[4] // (channels * inner))
     touched = min(
         math.prod(shape), batch * height * width * channels * inner * kernel_height * kernel_width
@@ -125,9 +128,10 @@ def describe(sch: s_tir.Schedule, anchored: Anchored) -> Problem:
         max(1, down // shape[3]),
         max(1, tap),
         plain=shape[4] == 1,
-        input_bytes=touched * 4,
-        vector_bytes=lanes * 4,
+        input_bytes=touched * bits // 8,
+        vector_bytes=lanes * bits // 8,
         epilogue=1 + cost(sch, anchored.output),
+        element_bits=bits,
     )
 
 

@@ -28,6 +28,7 @@ from schedules.blocks import (
     find_anchored,
     iterations,
     partition_tail,
+    result_bits,
     schedule_stage,
     spread,
 )
@@ -78,13 +79,15 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     stride = max(1, int(sch.get(anchored.anchor).reads[0].source.ty.shape[3]) // width)
     window = (taps[0] * taps[1], taps[1], stride)
     lanes = single if in_place else extent(sch, lane)
+    bits = result_bits(sch, anchored.anchor)
+    most = _most_rows(target, width, lanes, window, bits)
     default = Decision(
-        RowTile(choose_row_tile(target, width, lanes, _most_rows(target, width, lanes, window))),
+        RowTile(choose_row_tile(target, width, lanes, most, bits)),
         0 if in_place else choose_band(target, sch, anchored),
     )
 
     def others() -> Iterator[Decision]:
-        for rows in row_tiles(target, width, single):
+        for rows in row_tiles(target, width, single, bits):
             if taps[0] * taps[1] <= MAX_CUT_TAPS:
                 yield Decision(RowTile(rows), 0)
             for band in divisors(height):
@@ -115,7 +118,9 @@ def _reads_memory(target: Target) -> bool:
     return target.arch == "x86_64" and target.vector.fma
 
 
-def _most_rows(target: Target, width: int, lanes: int, window: tuple[int, int, int]) -> int:
+def _most_rows(
+    target: Target, width: int, lanes: int, window: tuple[int, int, int], bits: int
+) -> int:
     """Accumulators that leave registers to a row of the window's inputs, which neighbours share.
 
     Args:
@@ -125,24 +130,31 @@ def _most_rows(target: Target, width: int, lanes: int, window: tuple[int, int, i
     # In a loop over a window's rows, more tiles of a short row cost more than a spilled input.
     if _reads_memory(target) or (taps > MAX_UNROLLED_TAPS and width <= 2 * MAX_TILE):
         return MAX_TILE
-    registers = target.vector.registers // max(1, math.ceil(lanes / target.vector.lanes()))
+    registers = target.vector.registers // registers_of(target, lanes, bits)
     return max(1, (registers + stride - row_taps) // (1 + stride))
 
 
-def choose_row_tile(target: Target, width: int, lanes: int, most: int = MAX_TILE) -> int:
+def choose_row_tile(
+    target: Target, width: int, lanes: int, most: int = MAX_TILE, bits: int = 32
+) -> int:
     """Accumulators along a row: as many as leave half the registers to inputs and weights."""
     # Fewest tiles first, then the least waste in the last one.
     return min(
-        (t for t in row_tiles(target, width, lanes) if t <= most),
+        (t for t in row_tiles(target, width, lanes, bits) if t <= most),
         key=lambda t: (math.ceil(width / t), math.ceil(width / t) * t),
     )
 
 
-def row_tiles(target: Target, width: int, lanes: int) -> range:
+def row_tiles(target: Target, width: int, lanes: int, bits: int = 32) -> range:
     """Numbers of accumulators that leave registers to inputs and weights."""
-    registers = max(1, math.ceil(lanes / target.vector.lanes()))
+    registers = registers_of(target, lanes, bits)
     most = max(1, min(MAX_TILE, target.vector.registers // (2 * registers), width))
     return range(1, most + 1)
+
+
+def registers_of(target: Target, lanes: int, bits: int) -> int:
+    """Vector registers of so many elements."""
+    return max(1, math.ceil(lanes / target.vector.lanes(bits)))
 
 
 def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:
@@ -152,7 +164,8 @@ def choose_band(target: Target, sch: s_tir.Schedule, anchored: Anchored) -> int:
         return height
     _, _, rows, width, lanes = (int(v.dom.extent) for v in sch.get(anchored.stages[-1]).iter_vars)
     budget = (target.caches.l2 or target.caches.l1d) // 4
-    affordable = max(1, budget * height // (rows * width * lanes * 4))
+    element_bytes = result_bits(sch, anchored.anchor) // 8
+    affordable = max(1, budget * height // (rows * width * lanes * element_bytes))
     most = min(affordable, height)
     even = max(b for b in range(1, most + 1) if height % b == 0)
     # TVM bounds the buffer of a ragged band poorly: better somewhat more bands of equal height.
@@ -262,4 +275,5 @@ def _goes_in_strips(
     if _reads_memory(target) or target.arch == "riscv64":
         return False
     plane = sch.get(anchored.anchor).reads[0].source.ty.shape[2:]
-    return 4 * math.prod(int(d) for d in plane) <= target.caches.l1d // 4
+    element_bytes = result_bits(sch, anchored.anchor) // 8
+    return element_bytes * math.prod(int(d) for d in plane) <= target.caches.l1d // 4

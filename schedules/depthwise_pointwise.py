@@ -19,7 +19,7 @@ from compiler.passes.fuse_depthwise import BLOCK_ROWS
 from compiler.passes.packed_ops import ANCHOR
 from compiler.target import Target
 from schedules import conv2d, conv2d_lanes
-from schedules.blocks import Anchored, extent
+from schedules.blocks import Anchored, extent, result_bits
 from schedules.choices import Chooser
 from schedules.depthwise import choose_row_tile, schedule_in_place
 
@@ -36,7 +36,8 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     _cut_into_blocks(sch, picture, row, rows, width)
     template = conv2d_lanes if target.arch == "aarch64" else conv2d
     pointwise = template.schedule(sch, target, row, choose, by_part=True)
-    tile = choose_row_tile(target, width, lanes if target.vector.bits else 1)
+    bits = result_bits(sch, picture.anchor)
+    tile = choose_row_tile(target, width, lanes if target.vector.bits else 1, bits=bits)
     schedule_in_place(sch, target, picture, tile, taps, height)
     decision = f"{rows} rows, depthwise tile {tile}, pointwise {pointwise}"
     return {"template": "depthwise_pointwise", "decision": decision}

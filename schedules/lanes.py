@@ -23,8 +23,9 @@ from schedules.tiles import (
     weights_together,
 )
 
-# In-order cores want loads well before their use: LLVM keeps so many more values.
-SPARE_IN_ORDER = 1
+# In-order cores want loads well before their use: LLVM keeps so many more values, by bits of an
+# element. Lanes of float16 can be factors in 16 of the registers only.
+SPARE_IN_ORDER = {32: 1, 16: 4}
 MAX_ROWS = 16
 MAX_COLUMNS = 6
 # Shorter passes over the depth spend too much on loading and storing the sums.
@@ -54,9 +55,10 @@ class Problem:
         epilogue: instructions for each vector of the result.
         by_part: the parts of the batch are the tasks, and no other sums but theirs are kept.
         instructions: of one vector multiply-add; temporaries: registers that these need.
-        pixel_bytes: of a pixel's channels that lie together; 0: float32 lanes.
+        pixel_bytes: of a pixel's channels that lie together; 0: as many elements as lanes.
         pixels: that one multiply-add takes together; rows of a tile are so many pixels each.
         most_columns: vectors of output channels of a tile.
+        element_bits: of an accumulator.
     """
 
     batch: int
@@ -81,6 +83,7 @@ class Problem:
     pixel_bytes: int = 0
     pixels: int = 1
     most_columns: int = MAX_COLUMNS
+    element_bits: int = 32
 
     @property
     def macs(self) -> int:
@@ -113,7 +116,7 @@ def weights_of_one_load(target: Target, problem: Problem, tile: RegisterTile) ->
     """Vectors of weights that one instruction loads beside a tile, 3 or 4; 0 where none fit."""
     if problem.channels == 1:
         return 0  # LLVM hoists the weights out of the loop over tiles, and spills what is left
-    inputs = problem.input_vectors(tile, target.vector.lanes())
+    inputs = problem.input_vectors(tile, target.vector.lanes(problem.element_bits))
     if problem.shares(tile, target.vector.registers) and not problem.plain:
         inputs = problem.span(tile.rows)
     return weights_together(target, tile, inputs, problem.lanes)
@@ -168,8 +171,8 @@ def _registers(problem: Problem, tile: RegisterTile, target: Target) -> int:
     if problem.pixels > 1:
         # Halves of vectors of inputs, two of these before they are taken apart, and four weights.
         return tile.rows * (tile.columns + problem.pixels) + problem.pixels + min(4, tile.columns)
-    inputs = problem.input_vectors(tile, target.vector.lanes())
-    ahead = SPARE_IN_ORDER if target.in_order else 0
+    inputs = problem.input_vectors(tile, target.vector.lanes(problem.element_bits))
+    ahead = SPARE_IN_ORDER[problem.element_bits] if target.in_order else 0
     weights = tile.columns if problem.instructions == 1 else min(2, tile.columns)
     return tile.columns * tile.rows + weights + inputs + ahead + problem.temporaries
 
@@ -204,7 +207,8 @@ def cycles(target: Target, problem: Problem, blocking: Blocking) -> float:
     tasks = problem.batch
     if not problem.by_part:
         tasks *= problem.blocks // blocking.chunk * _tasks_along_rows(problem, blocking)
-    if problem.macs * target.vector.lanes() < parallel_grain(target):
+    bits = problem.element_bits
+    if problem.macs * target.vector.lanes(bits) < parallel_grain(target, bits):
         return cycles
     idle = math.ceil(tasks / target.cores) * target.cores / tasks - 1
     return cycles * (1 + IDLE_WEIGHT * idle)
@@ -241,7 +245,7 @@ def _tile_cycles(
     cycles_per_instruction: float,
     shares: bool,
 ) -> float:
-    columns, lanes = blocking.tile.columns, target.vector.lanes()
+    columns, lanes = blocking.tile.columns, target.vector.lanes(problem.element_bits)
     most = MOST_TOGETHER if target.groups_loads else 2
     taps = problem.kernel_width
     steps = taps * problem.lanes
@@ -287,7 +291,9 @@ def _misses(target: Target, problem: Problem, blocking: Blocking) -> tuple[float
     row_blocks = _tasks_along_rows(problem, blocking) if problem.height == 1 else 1
 
     panel = blocking.depth * taps * problem.lanes * blocking.chunk * problem.vector_bytes
-    stretch = problem.span(tile.rows) * (problem.pixel_bytes or problem.lanes * 4)
+    stretch = problem.span(tile.rows) * (
+        problem.pixel_bytes or problem.lanes * problem.element_bits // 8
+    )
     tile_input = blocking.depth * problem.kernel_height * (stretch + 0.75 * line)
     ways = max(caches.l1d_ways, 2)
     stays = (

@@ -27,6 +27,7 @@ from schedules.blocks import (
     iterations,
     load_rows_as_vectors,
     partition_tail,
+    result_bits,
     schedule_stage,
     spread,
 )
@@ -91,6 +92,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
         constant=is_constant(sch, anchored.anchor, 1),
         splits_columns=True,
         kept_steps=_kept_steps(target, extent(sch, depth)),
+        element_bits=result_bits(sch, anchored.anchor),
     )
     batch = math.prod(extent(sch, loop) for loop in loops[:-2])
     elements = extent(sch, loops[-1])

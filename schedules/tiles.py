@@ -68,6 +68,7 @@ class TileProblem:
         splits_columns: whether the last columns get code of their own where tiles do not divide.
         kept_steps: steps of the reduction whose weights stay in registers from one tile of rows to
             the next; 0 where they are loaded again.
+        element_bits: of an accumulator.
     """
 
     rows: int
@@ -82,6 +83,7 @@ class TileProblem:
     constant: bool = False
     splits_columns: bool = False
     kept_steps: int = 0
+    element_bits: int = 32
 
     def tiles(self, target: Target) -> Iterator[RegisterTile]:
         """The tiles that fit in the registers.
@@ -113,7 +115,7 @@ class TileProblem:
 
     def registers(self, target: Target) -> int:
         """Vector registers of one column."""
-        return max(1, math.ceil(self.width / target.vector.lanes()))
+        return max(1, math.ceil(self.width / target.vector.lanes(self.element_bits)))
 
     def cycles(self, target: Target, tile: RegisterTile) -> float:
         """Estimated cycles of one step of the reduction of all tiles."""
@@ -153,7 +155,8 @@ class TileProblem:
         # small.
         panel_in_l1 = vectors * self.depth * vector_bytes <= l1d * 3 // 4
         # Where FMAs take a lane as scalar, one load brings a row's values for several steps.
-        row_loads = rows / vector.lanes() if target.arch in FMAS_TAKE_LANES else rows
+        lanes = vector.lanes(self.element_bits)
+        row_loads = rows / lanes if target.arch in FMAS_TAKE_LANES else rows
         weight_loads, chain, from_l2 = float(vectors), vector.fma_latency, vectors / 2
         issue = 0.15  # of a load beside arithmetic
         if group:
@@ -306,6 +309,6 @@ def worth_sharing(target: Target, tasks: int) -> float:
     return 1 + IDLE_WEIGHT * (rounds * target.cores / tasks - 1)
 
 
-def parallel_grain(target: Target) -> int:
+def parallel_grain(target: Target, bits: int = 32) -> int:
     """Multiply-accumulates that take a core about ten microseconds, a few times a wake-up."""
-    return int(WORTH_WAKING_SECONDS * target.peak_gflops() * 1e9 / 2)
+    return int(WORTH_WAKING_SECONDS * target.peak_gflops(bits) * 1e9 / 2)

@@ -37,6 +37,7 @@ from schedules.blocks import (
     load_rows_as_vectors,
     load_weights_as_groups,
     partition_tail,
+    result_bits,
     spread,
 )
 from schedules.choices import Chooser
@@ -70,8 +71,9 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     if integer and not target.loads_register_groups:
         return None
     decision = choose(sch, decide(target, problem), promising_decisions(target, problem))
-    macs = iterations(sch, products)
-    _schedule(sch, target, problem, decision, output, macs >= parallel_grain(target))
+    grain = parallel_grain(target, problem.sum_bits)
+    worth_sharing = iterations(sch, products) >= grain
+    _schedule(sch, target, problem, decision, output, worth_sharing)
     report = {"template": "winograd", "variant": f"F({problem.m}x{problem.m}, 3x3)"}
     if integer:
         report |= {"template": "winograd_integer", "intrinsic": "rvv_vwmacc"}
@@ -86,7 +88,8 @@ def read_problem(sch: Schedule, products: Block, tiles: Block) -> Problem:
     _, _, rows, columns, m, _, _ = (int(v.dom.extent) for v in sch.get(tiles).iter_vars)
     dtype = str(sch.get(products).writes[0].source.ty.dtype)
     kind = IntegerProblem if dtype == "int32" else Problem
-    return kind(n, m, rows, columns, math.prod(channels), out_vectors, lanes)
+    bits = result_bits(sch, products)
+    return kind(n, m, rows, columns, math.prod(channels), out_vectors, lanes, bits)
 
 
 def _schedule(
@@ -110,7 +113,10 @@ def _schedule(
     sch.compute_at(sch.get_sblock(f"{name}_local"), group, preserve_unit_loops=True)
     sch.compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
     sch.compute_at(sch.get_sblock("winograd_input"), block, preserve_unit_loops=True)
-    for stage, size in (("winograd_input", problem.operand_bytes), (f"{name}_local", 4)):
+    for stage, size in (
+        ("winograd_input", problem.operand_bytes),
+        (f"{name}_local", problem.sum_bits // 8),
+    ):
         # The points of one tile are one line apart modulo a page: all in different sets of L1.
         sch.storage_align(sch.get_sblock(stage), 0, 1, PAGE // size, target.caches.line // size)
     channels = _tile_products(sch, target, decision, name, in_order, integer)
@@ -151,7 +157,7 @@ def _chunk(target: Target, problem: Problem) -> int:
 
     What lies between stays in L1; chunks are even, and a row that has no good divisor is one.
     """
-    vector_bytes = 4 * (problem.m + 2) * problem.lanes
+    vector_bytes = problem.sum_bits // 8 * (problem.m + 2) * problem.lanes
     fitting = (target.caches.l1d * 3 // 8 // vector_bytes - 2) // problem.m
     chunk = max((d for d in divisors(problem.tile_columns) if d <= fitting), default=1)
     return chunk if 3 * chunk >= min(fitting, problem.tile_columns) else problem.tile_columns

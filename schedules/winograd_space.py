@@ -59,7 +59,11 @@ class Tiling(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """Extents of one convolution; channels in vectors on the output's side."""
+    """Extents of one convolution; channels in vectors on the output's side.
+
+    Args:
+        sum_bits: of an accumulator.
+    """
 
     batch: int
     m: int
@@ -68,11 +72,12 @@ class Problem:
     in_channels: int
     out_vectors: int
     lanes: int
+    sum_bits: int = 32
 
     @property
     def operand_bytes(self) -> int:
         """Of a transformed input or weight."""
-        return 4
+        return self.sum_bits // 8
 
     @property
     def points(self) -> int:
@@ -104,6 +109,7 @@ class Problem:
             self.lanes,
             self.in_channels,
             even_columns=even_columns,
+            element_bits=self.sum_bits,
         )
 
     def input_bytes(self, rows: int) -> int:
@@ -112,7 +118,7 @@ class Problem:
 
     def product_bytes(self, rows: int, vectors: int) -> int:
         """Bytes of a block's products for so many output vectors."""
-        return 4 * self.points * self.tiles(rows) * vectors * self.lanes
+        return self.sum_bits // 8 * self.points * self.tiles(rows) * vectors * self.lanes
 
 
 def decide(target: Target, problem: Problem) -> Decision:

@@ -127,15 +127,18 @@ def _quantization(
     counts, calibration = entry["operators"], entry["calibration"]
     total = sum(counts.values())
     stored = [f"{n} with {p}" for p, n in counts.items() if p not in ("int8", "float32")]
-    if calibration is None:
+    if entry["precision"] == "float16":
+        text = f"{counts['float16']} of {total} convolutions and products in float16"
+    elif calibration is None:
         text = f"{', '.join(stored) or 'none'} of {total} convolutions and products"
     else:
         text = ", ".join(
             [f"{counts['int8']} of {total} convolutions and products in int8", *stored]
         )
-        text += f", {calibration['samples'] or 'no'} calibration samples"
         if not counts["int8"]:
             text += f"; {_why_floats(target)}"
+    if calibration is not None:
+        text += f", {calibration['samples'] or 'no'} calibration samples"
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"

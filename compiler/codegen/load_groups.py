@@ -30,12 +30,14 @@ from dataclasses import dataclass
 
 from compiler.codegen.loop_addresses import NAME, Loop
 
-LANES = 4
 VECTOR_BYTES = 16
+# Vectors of 16 bytes as LLVM writes them, and how it calls them in the names of intrinsics.
+TYPES = {"<4 x float>": "v4f32", "<8 x half>": "v8f16"}
 # Registers of a function that may hold increments.
 MAX_INCREMENTS = 8
 
-_LOAD = re.compile(rf"^ +(%\S+) = load <{LANES} x float>, ptr (%[^\s,]+),")
+_VECTOR = "|".join(TYPES)
+_LOAD = re.compile(rf"^ +(%\S+) = load ({_VECTOR}), ptr (%[^\s,]+),")
 _OFFSET = re.compile(
     r"^ +(%\S+) = getelementptr (?:inbounds )?(?:nuw )?i8, ptr (%[^\s,]+), i64 (-?\d+)"
 )
@@ -43,10 +45,12 @@ _INDEXED = re.compile(r"^ +(%\S+) = getelementptr (?:inbounds )?(?:nuw )?(.*?)(?
 # What may stand between loads of a group: nothing of it writes to memory.
 _ADDRESS = re.compile(r"^ +(?:%\S+ = (?:getelementptr|shl|mul|add|or) |#dbg_)")
 _SPLAT = re.compile(
-    r"(%\S+) = shufflevector <\d+ x float> (%\S+), <\d+ x float> poison, "
-    r"<4 x i32> (?:zeroinitializer|<i32 (\d+), i32 \3, i32 \3, i32 \3>)"
+    r"(%\S+) = shufflevector <\d+ x (?:float|half)> (%\S+), <\d+ x (?:float|half)> poison, "
+    r"<[48] x i32> (?:zeroinitializer|<i32 (\d+)(?:, i32 \3)+>)"
 )
-_MULTIPLY = re.compile(r"@llvm\.fmuladd\.v4f32\(<4 x float> (%\S+), <4 x float> (%\S+), ")
+_MULTIPLY = re.compile(
+    rf"@llvm\.fmuladd\.v(?:4f32|8f16)\((?:{_VECTOR}) (%\S+), (?:{_VECTOR}) (%\S+), "
+)
 _LABEL = re.compile(r"^([^\s:]+):")
 _NOTE = '!{!"group"}'
 
@@ -56,6 +60,7 @@ class _Load:
     """A load of a vector, from an offset to a base."""
 
     result: str
+    type: str
     address: str
     base: str
     offset: int
@@ -84,17 +89,17 @@ class _Chain:
 def group_loads(text: str) -> str:
     """LLVM IR in which one instruction loads three or four vectors wherever it can."""
     parts = re.split(r"^(?=define )|(?<=^}$)", text, flags=re.MULTILINE)
-    sizes: set[int] = set()
-    changed = [_Function(p, sizes).text() if p.startswith("define ") else p for p in parts]
-    return "".join([*changed, *_declarations(sizes)]) if sizes else text
+    kinds: set[tuple[int, str]] = set()
+    changed = [_Function(p, kinds).text() if p.startswith("define ") else p for p in parts]
+    return "".join([*changed, *_declarations(kinds)]) if kinds else text
 
 
 class _Function:
     """One function's lines, rewritten."""
 
-    def __init__(self, text: str, sizes: set[int]) -> None:
+    def __init__(self, text: str, kinds: set[tuple[int, str]]) -> None:
         self._source = text.split("\n")
-        self._sizes = sizes
+        self._kinds = kinds
         self._lines: list[str] = []
         self._renamed: dict[str, str] = {}
         # Of each address: what it is computed from, and the constant added to that.
@@ -112,8 +117,8 @@ class _Function:
             self._note_address(line)
             load = self._read(line)
             if load is not None and load.result in self._factors:
-                here = (load.base, load.offset - VECTOR_BYTES)
-                if run and here != (run[-1].base, run[-1].offset):
+                here = (load.type, load.base, load.offset - VECTOR_BYTES)
+                if run and here != (run[-1].type, run[-1].base, run[-1].offset):
                     run = self._close(run)
                 run.append(load)
             elif run and not _ADDRESS.match(line):
@@ -139,7 +144,7 @@ class _Function:
 
     def _read(self, line: str) -> _Load | None:
         match = _LOAD.match(line)
-        return _Load(match[1], match[2], *self._place(match[2])) if match else None
+        return _Load(match[1], match[2], match[3], *self._place(match[3])) if match else None
 
     def _close(self, run: list[_Load]) -> list[_Load]:
         """Replace the loads of a run by groups; returns an empty run."""
@@ -158,7 +163,8 @@ class _Function:
         """Load a group; returns the name before the numbers of its members."""
         group, address = f"%group{self._groups}", first.address
         self._groups += 1
-        self._sizes.add(size)
+        self._kinds.add((size, first.type))
+        struct = _struct(size, first.type)
         chain = self._chains.get(first.base)
         if chain and self._advance(chain, first.offset - chain.reached):
             address = chain.next
@@ -167,8 +173,8 @@ class _Function:
         nbytes = size * VECTOR_BYTES
         self._lines += [
             f"  call void @llvm.codeview.annotation(metadata {_NOTE})",
-            f"  {group} = call {_struct(size)} @{_name(size)}(ptr {address})",
-            *(f"  {group}.{i} = extractvalue {_struct(size)} {group}, {i}" for i in range(size)),
+            f"  {group} = call {struct} @{_name(size, first.type)}(ptr {address})",
+            *(f"  {group}.{i} = extractvalue {struct} {group}, {i}" for i in range(size)),
             _sum(f"{group}.sum", address, str(nbytes)),
             f'  {group}.next = call ptr asm "", "=r,0"(ptr {group}.sum)',
         ]
@@ -263,16 +269,16 @@ def _sum(result: str, address: str, nbytes: str) -> str:
     return f"  {result} = getelementptr i8, ptr {address}, i64 {nbytes}"
 
 
-def _declarations(sizes: set[int]) -> list[str]:
+def _declarations(kinds: set[tuple[int, str]]) -> list[str]:
     return [
         "\ndeclare void @llvm.codeview.annotation(metadata)\n",
-        *(f"declare {_struct(size)} @{_name(size)}(ptr)\n" for size in sorted(sizes)),
+        *(f"declare {_struct(*kind)} @{_name(*kind)}(ptr)\n" for kind in sorted(kinds)),
     ]
 
 
-def _struct(size: int) -> str:
-    return "{ " + ", ".join([f"<{LANES} x float>"] * size) + " }"
+def _struct(size: int, vector: str) -> str:
+    return "{ " + ", ".join([vector] * size) + " }"
 
 
-def _name(size: int) -> str:
-    return f"llvm.aarch64.neon.ld1x{size}.v4f32.p0"
+def _name(size: int, vector: str) -> str:
+    return f"llvm.aarch64.neon.ld1x{size}.{TYPES[vector]}.p0"

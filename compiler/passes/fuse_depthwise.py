@@ -122,7 +122,9 @@ def _pair(depthwise: tirx.PrimFunc, pointwise: tirx.PrimFunc) -> Pair | None:
     if kernel != [1, 1] or pixels != row[3] or math.prod(taps) > MAX_TAPS:
         return None
     channels, out_channels = result[1] * result[4], out_blocks * lanes
-    return Pair(picture[2], result[2], result[3], channels, out_channels, taps[0], taps[1])
+    bits = tvm.DataType(str(depthwise.params[-1].ty.dtype)).bits
+    size = (picture[2], result[2], result[3])
+    return Pair(*size, channels, out_channels, taps[0], taps[1], bits)
 
 
 def _blocks(func: tirx.PrimFunc) -> list[s_tir.SBlock]:

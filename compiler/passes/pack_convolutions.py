@@ -32,6 +32,7 @@ from compiler.passes.packed_values import (
     Packed,
     constant_of,
     pack,
+    preferred_block,
     shape_of,
     spatial_of,
     spread_channels,
@@ -133,23 +134,24 @@ class _Packer(IntegerFollowers):
         phases = phases_of(transposed, *spatial_of(logical))
         weights = phase_weights(weight, phases)
         channels, extents = shape[1], spatial_of(shape)
-        if channels < self.lanes and phases.shifts == (0, 0):
+        lanes = preferred_block(self.target, str(call.ty.dtype))
+        if channels < lanes and phases.shifts == (0, 0):
             return self._emit_dense_phases(call, phases, weights)
         padding = [(0, 0)] * weights.ndim
-        padding[2] = (0, -channels % self.lanes)
+        padding[2] = (0, -channels % lanes)
         weights = np.pad(weights, padding).reshape(-1, *weights.shape[3:])
         x = self._packed_input(data, 1).viewed(self.builder, collapsed=False)
         ci = x.block if logical[1] % x.block == 0 else 1
         result = self.builder.emit_te(
             lambda data, kernel: conv2d_phases(data, kernel, phases),
             x.expr,
-            self._pack_weight(relax.const(weights), self.lanes, ci),
+            self._pack_weight(relax.const(weights), lanes, ci),
             primfunc_name_hint="conv2d_transpose",
             primfunc_attrs=FUSABLE,
         )
         height, width = (e * s for e, s in zip(phases.extents, phases.strides, strict=True))
         full = (height, width) if len(shape) == 4 else (width,)
-        packed = Packed(result, (*shape[:2], *full), self.lanes)
+        packed = Packed(result, (*shape[:2], *full), lanes)
         if packed.shape == shape:
             return packed
         return crop(self.builder, self.to_plain(packed), (0, 0), extents)
@@ -182,14 +184,14 @@ class _Packer(IntegerFollowers):
         logical = data.shape if isinstance(data, Packed) else shape_of(data)
         shape = _result_shape(logical, out_channels, window, spread)
         depthwise = groups > 1 and in_channels == 1 and groups == out_channels == logical[1]
-        block, order = self.lanes, None
+        block, order = preferred_block(self.target, str(weight.ty.dtype)), None
         if groups > 1 and not depthwise:
-            block, order = self._grouped_layout(weight, groups)
+            block, order = self._grouped_layout(weight, groups, block)
         if groups == 1 and spread == (1, 1) and not self.exact:
             value = constant_of(weight)
             m = winograd.choose_tile(self.target, window, logical, value)
             if value is not None and m is not None:
-                x = self._packed_input(data, self.lanes)
+                x = self._packed_input(data, block)
                 return winograd.emit_conv2d(self.builder, x, value, window, shape, m)
         any_order = groups > 1 and not (depthwise and constant_of(weight) is None)
         x = self._packed_input(data, block if depthwise else 1, any_order)
@@ -220,15 +222,17 @@ class _Packer(IntegerFollowers):
         self.births[result] = len(self.births)
         return Packed(result, shape, block, collapsed, order)
 
-    def _grouped_layout(self, weight: relax.Expr, groups: int) -> tuple[int, ChannelOrder | None]:
+    def _grouped_layout(
+        self, weight: relax.Expr, groups: int, lanes: int
+    ) -> tuple[int, ChannelOrder | None]:
         """Block and order of a grouped convolution's result.
 
         Blocks must not reach across groups: either they are smaller, or groups are padded.
         """
         size = shape_of(weight)[0] // groups
-        block, pads = blocks_of_groups(size, self.lanes)
+        block, pads = blocks_of_groups(size, lanes)
         if constant_of(weight) is None or not pads:
-            return math.gcd(self.lanes, size), None
+            return math.gcd(lanes, size), None
         return block, ChannelOrder(groups, size, -(-size // block) * block)
 
     def _packed_input(

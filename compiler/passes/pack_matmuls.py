@@ -34,7 +34,7 @@ def pack_matmuls(module: tvm.IRModule, target: Target) -> tvm.IRModule:
 class _Packer(Rewriter):
     def __init__(self, target: Target, module: tvm.IRModule) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.target = module, target
         self.groups: dict[relax.Expr, Groups] = {}
         self.block = preferred_block(target)
         # One product at a time is for convolutions alone, and so are pairs of pixels.
@@ -81,7 +81,8 @@ class _Packer(Rewriter):
         return self.emit(relax.op.reshape(made, shape_of(call))) if together else made
 
     def _emit_float(self, left: relax.Expr, value: np.ndarray) -> relax.Expr:
-        packed = relax.const(pack_columns(value, self.block))
+        block = preferred_block(self.target, str(value.dtype))
+        packed = relax.const(pack_columns(value, block))
         return self._emit(packed_ops.matmul, left, packed, value.shape[-1])
 
     def _real(self, expr: relax.Expr) -> relax.Expr:
@@ -196,9 +197,10 @@ class _Packer(Rewriter):
         value = constant_of(right)
         if value is not None:
             return self._emit_float(left, value)
+        block = preferred_block(self.target, str(call.ty.dtype))
 
         def compute(a, b):
-            return packed_ops.matmul(a, packed_ops.pack_columns(b, self.block), columns)
+            return packed_ops.matmul(a, packed_ops.pack_columns(b, block), columns)
 
         return self._emit(compute, left, right)
 

@@ -20,7 +20,8 @@ from compiler.passes.rewriter import Rewriter
 
 # fmt: off
 UNARY = (
-    "abs", "ceil", "clip", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt",
+    "abs", "astype", "ceil", "clip", "cos", "erf", "exp", "floor", "log", "negative", "round",
+    "rsqrt",
     "sigmoid", "sign", "sin", "sqrt", "square", "tan", "tanh",
     "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.silu",
 )

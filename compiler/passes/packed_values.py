@@ -28,9 +28,9 @@ def constant_of(expr: relax.Expr) -> np.ndarray | None:
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
 
 
-def preferred_block(target: Target) -> int:
+def preferred_block(target: Target, dtype: str = "float32") -> int:
     """Channels that lie together: one vector register, or four scalars where there are none."""
-    return target.vector.lanes() if target.vector.bits else 4
+    return target.vector.lanes(tvm.DataType(dtype).bits) if target.vector.bits else 4
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Pair:
         height, width: of the result; both have ``channels`` between them.
         channels, out_channels: with those that pad them to whole vectors.
         kernel_height, kernel_width: of the depthwise convolution.
+        element_bits: of all tensors.
     """
 
     in_height: int
@@ -42,6 +43,7 @@ class Pair:
     out_channels: int
     kernel_height: int
     kernel_width: int
+    element_bits: int = 32
 
     @property
     def stride(self) -> float:
@@ -55,12 +57,12 @@ class Pair:
     @property
     def result_bytes(self) -> int:
         """Of the depthwise convolution's result."""
-        return 4 * self.height * self.width * self.channels
+        return self.element_bits // 8 * self.height * self.width * self.channels
 
     @property
     def weight_bytes(self) -> int:
         """Of the 1x1 convolution."""
-        return 4 * self.channels * self.out_channels
+        return self.element_bits // 8 * self.channels * self.out_channels
 
     @property
     def macs(self) -> int:
@@ -118,7 +120,7 @@ def _cycles_in_blocks(target: Target, pair: Pair, rows: int) -> float:
 
 def _work_cycles(target: Target, pair: Pair) -> float:
     """Multiply-adds, and the loads around them."""
-    steps = pair.macs / target.vector.lanes()
+    steps = pair.macs / target.vector.lanes(pair.element_bits)
     if target.estimate is not None:
         return 1.25 * steps * target.estimate.cycles_per_instruction
     return 1.25 * steps / target.vector.fma_per_cycle

@@ -46,9 +46,11 @@ def choose_tile(
         shape: [N, C, (H,) W] of the input of an ungrouped convolution.
         weight: [OC, C, (KH,) KW]; None where it is not known yet.
     """
-    if weight is None or weight.dtype != np.float32 or not _is_winograds(window):
+    if weight is None or weight.dtype not in (np.float32, np.float16):
         return None
-    return _cheapest(target, window, shape, weight.shape[0])[0]
+    if not _is_winograds(window):
+        return None
+    return _cheapest(target, window, shape, weight.shape[0], 8 * weight.itemsize)[0]
 
 
 def float_cycles(
@@ -60,19 +62,19 @@ def float_cycles(
         exact: without Winograd's algorithm.
     """
     if exact:
-        return _direct_cycles(target, window, shape, out_channels)
-    return _cheapest(target, window, shape, out_channels)[1]
+        return _direct_cycles(target, window, shape, out_channels, 32)
+    return _cheapest(target, window, shape, out_channels, 32)[1]
 
 
 def _cheapest(
-    target: Target, window: Window, shape: tuple[int, ...], out_channels: int
+    target: Target, window: Window, shape: tuple[int, ...], out_channels: int, bits: int
 ) -> tuple[int | None, float]:
     """Outputs of a tile, None for a direct convolution, and estimated cycles."""
-    best, best_cycles = None, _direct_cycles(target, window, shape, out_channels)
+    best, best_cycles = None, _direct_cycles(target, window, shape, out_channels, bits)
     if not _is_winograds(window):
         return best, best_cycles
     for m in TILES.get(target.arch, (2, 4)):
-        cycles = _winograd_cycles(target, window, shape, out_channels, m)
+        cycles = _winograd_cycles(target, window, shape, out_channels, m, bits)
         clear = CLEAR_WIN if best is None else CLEAR_WIN_OF_LARGER
         if cycles < clear * best_cycles:
             best, best_cycles = m, cycles
@@ -165,34 +167,34 @@ def emit_conv2d(
 
 
 def _direct_cycles(
-    target: Target, window: Window, shape: tuple[int, ...], out_channels: int
+    target: Target, window: Window, shape: tuple[int, ...], out_channels: int, bits: int
 ) -> float:
     n, channels, height, width = shape
     oh, ow = window.output_size(height, width)
     taps = math.prod(window.kernel)
-    products = n * oh * ow * taps * channels * _vectors(target, out_channels)
+    products = n * oh * ow * taps * channels * _vectors(target, out_channels, bits)
     weights = taps * channels * out_channels
     arithmetic = DIRECT_OVERHEAD * products / target.vector.fma_per_cycle
-    return arithmetic + weight_cycles(target, 4 * weights)
+    return arithmetic + weight_cycles(target, bits // 8 * weights)
 
 
 def _winograd_cycles(
-    target: Target, window: Window, shape: tuple[int, ...], out_channels: int, m: int
+    target: Target, window: Window, shape: tuple[int, ...], out_channels: int, m: int, bits: int
 ) -> float:
     n, channels, height, width = shape
     points = (m + TAPS - 1) ** 2
-    out_vectors = _vectors(target, out_channels)
+    out_vectors = _vectors(target, out_channels, bits)
     of_input, of_output = (
         _transform_cycles(target, points, count) for count in TRANSFORM_INSTRUCTIONS[m]
     )
     products = points * channels * out_vectors / target.vector.fma_per_cycle
     tile = (
         PRODUCT_OVERHEAD * products
-        + of_input * _vectors(target, channels)
+        + of_input * _vectors(target, channels, bits)
         + of_output * out_vectors
     )
     tiles = n * math.prod(tiles_of(window, height, width, m))
-    return tiles * tile + weight_cycles(target, 4 * points * channels * out_channels)
+    return tiles * tile + weight_cycles(target, bits // 8 * points * channels * out_channels)
 
 
 def _transform_cycles(target: Target, points: int, instructions: int) -> float:
@@ -210,8 +212,8 @@ def prices(target: Target) -> tuple[float, float]:
     return 0.9 / target.vector.fma_per_cycle, 0.6 if target.caches.l3 else 4.0
 
 
-def _vectors(target: Target, channels: int) -> int:
-    return math.ceil(channels / target.vector.lanes())
+def _vectors(target: Target, channels: int, bits: int) -> int:
+    return math.ceil(channels / target.vector.lanes(bits))
 
 
 def weight_cycles(target: Target, nbytes: int) -> float:

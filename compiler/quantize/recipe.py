@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int8", "float16", "float32")
 GRANULARITIES = ("per_channel", "per_tensor")
 WEIGHTS = ("float32", "int8", "int4")
 GROUPS = (32, 64, 128)
@@ -34,7 +34,7 @@ class Choice:
     """What the rules say of one operator.
 
     Args:
-        precision: "int8" or "float32".
+        precision: "int8", "float16" or "float32".
         calibrator: of the tensor that it hands over (see ``calibrators``).
         granularity: of its weights, "per_channel" or "per_tensor".
         weights: as what the constant matrix (or table of rows) of an operator that computes floats
@@ -209,6 +209,7 @@ DEFAULT = Recipe(
         Rule("product", "float32"),
     )
 )
+DEFAULT_FLOAT16 = Recipe((Rule("*", "float16"),), bias_correction=False)
 
 
 def weights_only(bits: int) -> Recipe:

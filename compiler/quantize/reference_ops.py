@@ -159,6 +159,8 @@ def _astype(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
     dtype = str(call.ty.dtype)
     if dtype == "float32":
         return x.astype("float64")
+    if dtype == "float16":
+        return x.astype("float16").astype("float64")
     return x.astype(dtype) if dtype.startswith(("int", "uint")) else None
 
 

@@ -11,33 +11,34 @@ from compiler.errors import EdgeccError
 from compiler.package.entry import Quantization
 from compiler.program import TensorInfo
 from compiler.quantize.images import Preprocessing
-from compiler.quantize.recipe import DEFAULT, Recipe, weights_only
+from compiler.quantize.recipe import DEFAULT, DEFAULT_FLOAT16, Recipe, weights_only
 
 if TYPE_CHECKING:
     from compiler.quantize.data import CalibrationData
+    from compiler.quantize.float16 import Largest, Narrowed
     from compiler.quantize.golden import Accuracy
     from compiler.quantize.ptq import Quantized
     from compiler.quantize.qdq import Quantum
 
 WEIGHTS_ONLY = {"weights-int8": 8, "weights-int4": 4}
-PRECISIONS = ("none", "int8", *WEIGHTS_ONLY)
+PRECISIONS = ("none", "int8", "float16", *WEIGHTS_ONLY)
 IO = ("float32", "quantized")
 
 
 @dataclass(frozen=True)
 class Request:
     """Args:
-    precision: "int8", or one of ``WEIGHTS_ONLY``, which need no calibration.
+    precision: "int8", or "float16" or one of ``WEIGHTS_ONLY``, which need no calibration.
     calibration: see ``compiler.quantize.data.open_data``; None: that of the shipped model.
     preprocessing: of pictures; None: that of their folder.
-    integer_io: the library takes and returns integers where the graph stores them.
+    stored_io: the library takes and returns what the graph stores, integers or float16.
     """
 
     precision: str
     calibration: Any
     recipe: Recipe
     preprocessing: Preprocessing | None = None
-    integer_io: bool = False
+    stored_io: bool = False
 
     @property
     def weights_only(self) -> bool:
@@ -60,9 +61,9 @@ def make_request(
     if quantize not in PRECISIONS:
         raise EdgeccError(
             f"--quantize {quantize}: not available",
-            "--quantize int8 makes integer arithmetic from calibration data, weights-int8 and "
-            "weights-int4 store weights alone as integers, --quantize none builds the model in its "
-            "own precision",
+            "--quantize int8 makes integer arithmetic from calibration data, float16 computes in "
+            "that and needs none, weights-int8 and weights-int4 store weights alone as integers, "
+            "--quantize none builds the model in its own precision",
         )
     if io not in IO:
         raise EdgeccError(f"--io {io}: not known", f"known are {', '.join(IO)}")
@@ -84,6 +85,7 @@ def make_request(
     if not isinstance(recipe, Recipe):
         given = None if str(recipe) == "auto" else Recipe.read(Path(recipe))
         recipe = given or _default(quantize)
+    _check_precisions(recipe, quantize)
     if isinstance(preprocessing, (str, Path)):
         preprocessing = Preprocessing.read(Path(preprocessing))
     elif isinstance(preprocessing, Mapping):
@@ -92,7 +94,20 @@ def make_request(
 
 
 def _default(quantize: str) -> Recipe:
-    return weights_only(WEIGHTS_ONLY[quantize]) if quantize in WEIGHTS_ONLY else DEFAULT
+    if quantize in WEIGHTS_ONLY:
+        return weights_only(WEIGHTS_ONLY[quantize])
+    return DEFAULT if quantize == "int8" else DEFAULT_FLOAT16
+
+
+def _check_precisions(recipe: Recipe, quantize: str) -> None:
+    """Operators are of float32 or of the one other precision asked for."""
+    known = ("float16", "float32") if quantize == "float16" else ("int8", "float32")
+    for rule in recipe.rules:
+        if rule.precision is not None and rule.precision not in known:
+            raise EdgeccError(
+                f'recipe: match = "{rule.match}" asks for {rule.precision}',
+                f"--quantize {quantize} knows {' and '.join(known)}",
+            )
 
 
 def io_tensors(
@@ -110,6 +125,24 @@ def io_scales(
     pairs = zip(infos, quanta, strict=True)
     return {
         i.name: Quantization(float(q.scale), int(q.zero_point)) for i, q in pairs if q is not None
+    }
+
+
+def describe_float16(
+    narrowed: Narrowed,
+    recipe: str,
+    data: CalibrationData | None,
+    accuracy: Accuracy | None,
+    largest: Largest | None,
+) -> dict[str, Any]:
+    """The manifest's entry of a model in float16."""
+    return {
+        "precision": "float16",
+        "operators": narrowed.summary(),
+        "calibration": _calibration(data) if data else None,
+        "largest": largest.as_dict() if largest else None,
+        "recipe": recipe,
+        "sqnr_db": accuracy.rounded() if accuracy else None,
     }
 
 

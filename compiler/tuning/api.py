@@ -186,13 +186,17 @@ def model_tasks(
     from compiler.frontend import import_model
     from compiler.passes import lower, simplify
     from compiler.quantize import ptq
+    from compiler.quantize.float16 import narrow
     from compiler.tuning.tasks import extract
 
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
     module = simplify(imported.module, target)
     if request is not None:
-        data = None if request.weights_only else calibration_data(imported, request)
-        module = ptq.quantize(module, target, data, request.recipe).module
+        if request.precision == "float16":
+            module = narrow(module, target, request.recipe).half.module
+        else:
+            data = None if request.weights_only else calibration_data(imported, request)
+            module = ptq.quantize(module, target, data, request.recipe).module
     tasks = extract(lower(module, target, exact), target)
     if not tasks:
         raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")

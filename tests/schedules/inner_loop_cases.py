@@ -21,7 +21,8 @@ import schedules
 from compiler.codegen import work
 from compiler.codegen.graph import read_graph
 from compiler.frontend import import_model
-from compiler.passes import optimize
+from compiler.passes import lower, simplify
+from compiler.quantize.half import compute_in_half
 from compiler.target import Target, load_target
 from schedules.constants import CONSTANT_INPUTS
 from tests import kernels
@@ -63,11 +64,12 @@ class Case:
         model.ir_version = 8
         return onnx.shape_inference.infer_shapes(model)
 
-    def assemblies(self, target: Target) -> list[str]:
-        """The assembly of each of its kernels that multiply and accumulate."""
+    def assemblies(self, target: Target, half: bool = False) -> list[str]:
+        """The assembly of each of its kernels that multiply and accumulate, perhaps in float16."""
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(self.model(), Path(folder) / "model.onnx")
-            module = optimize(import_model(Path(folder) / "model.onnx").module, target)
+            module = simplify(import_model(Path(folder) / "model.onnx").module, target)
+        module = lower(compute_in_half(module).module if half else module, target)
         found = []
         graph = read_graph(module)
         for call in graph.calls:
@@ -80,9 +82,9 @@ class Case:
                 found.append(kernels.assembly(scheduled, target))
         return found
 
-    def loops(self, target: Target) -> list[InnerLoop]:
+    def loops(self, target: Target, half: bool = False) -> list[InnerLoop]:
         """The inner loops of its kernels that multiply and accumulate."""
-        texts = self.assemblies(target)
+        texts = self.assemblies(target, half)
         return [loop for text in texts for loop in inner_loops(text, target.arch)]
 
 

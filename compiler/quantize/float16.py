@@ -1,0 +1,152 @@
+"""``--quantize float16``: what is computed in it, and whether a model's numbers fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from compiler.errors import EdgeccError
+from compiler.frontend.graph import node_name
+from compiler.quantize.data import CalibrationData
+from compiler.quantize.half import LARGEST, HalfModule, compute_in_half
+from compiler.quantize.observe import ObservedModel
+from compiler.quantize.plan import STRONG, operator_of
+from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE
+from compiler.quantize.recipe import DEFAULT_FLOAT16, Recipe
+from compiler.quantize.regions import Graph
+from compiler.target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """What came out.
+
+    Args:
+        graph: the float32 module.
+        kept: results that stay float32.
+        half: the new module, and the tensors that it has in float16.
+    """
+
+    graph: Graph
+    kept: frozenset[relax.Var]
+    half: HalfModule
+
+    def summary(self) -> dict[str, int]:
+        """Convolutions and products by precision."""
+        counts = {"float16": 0, "float32": 0}
+        for region in self.graph.regions:
+            if region.kind in STRONG:
+                counts["float32" if region.anchor in self.kept else "float16"] += 1
+        return counts
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The magnitude of a tensor's largest number, over all data seen; ``name`` is its node's."""
+
+    name: str
+    value: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "value": float(f"{self.value:.6g}")}
+
+
+def narrow(
+    module: tvm.IRModule, target: Target, recipe: Recipe = DEFAULT_FLOAT16, half_io: bool = False
+) -> Narrowed:
+    """A simplified module in float16.
+
+    Args:
+        recipe: of its rules only the precision counts.
+        half_io: the new module's inputs and outputs are float16.
+
+    Raises:
+        EdgeccError: the target has no such arithmetic, or the model is quantised.
+    """
+    require_float16(target)
+    graph = Graph(module)
+    if any(graph.op(var) in (QUANTIZE, DEQUANTIZE) for var in graph.values):
+        raise EdgeccError(
+            "--quantize float16: the model is quantised already", "build it without --quantize"
+        )
+    kept = frozenset(
+        member
+        for region in graph.regions
+        if recipe.choice(operator_of(region), region.names).precision == "float32"
+        for member in region.members
+    )
+    return Narrowed(graph, kept, compute_in_half(module, kept, half_io))
+
+
+def require_float16(target: Target) -> None:
+    """Refuses a target whose vector unit does not compute in float16.
+
+    Raises:
+        EdgeccError: it does not.
+    """
+    if not target.has_float16:
+        raise EdgeccError(
+            f"--quantize float16: {target.name} has no arithmetic in float16",
+            'targets with "+fullfp16" in their features have: arm_cortex_a55, arm_cortex_a76, '
+            "arm_neoverse_n1, arm_neoverse_n2; --quantize int8 is fast on most others",
+        )
+
+
+def check_ranges(narrowed: Narrowed, data: CalibrationData) -> Largest | None:
+    """The largest number over all samples of what shall be float16.
+
+    Raises:
+        EdgeccError: it is too large.
+    """
+    found: dict[relax.Var, float] = {}
+
+    def watch(index: int, values: Mapping[relax.Var, np.ndarray]) -> None:
+        for var, value in values.items():
+            found[var] = max(found.get(var, 0.0), magnitude(value))
+
+    with ObservedModel(narrowed.graph.module, data.inputs, _ordered(narrowed)) as model:
+        model.walk(data, watch)
+    return refuse_overflow(narrowed, found)
+
+
+def refuse_overflow(narrowed: Narrowed, found: Mapping[relax.Var, float]) -> Largest | None:
+    """The largest of the magnitudes of what shall be float16.
+
+    Raises:
+        EdgeccError: float16 does not hold it.
+    """
+    rows = [Largest(_name(narrowed, v), found[v]) for v in _ordered(narrowed) if v in found]
+    for largest in rows:
+        if not largest.value <= LARGEST:
+            raise EdgeccError(
+                f"--quantize float16: '{largest.name}' reaches {largest.value:.6g}, "
+                f"float16 ends at {LARGEST:g}",
+                "a recipe leaves it and what reads it in float32: --recipe FILE with "
+                f'match = "{largest.name}", precision = "float32"',
+            )
+    return max(rows, key=lambda row: row.value, default=None)
+
+
+def magnitude(values: np.ndarray) -> float:
+    """max|x|; infinite where that is no number."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return largest if np.isfinite(largest) else float("inf")
+
+
+def _ordered(narrowed: Narrowed) -> list[relax.Var]:
+    """Tensors that become float16, in order of execution."""
+    wanted = narrowed.half.narrowed
+    everything = [*narrowed.graph.params, *narrowed.graph.values]
+    return [v for v in everything if v in wanted and str(getattr(v.ty, "dtype", "")) == "float32"]
+
+
+def _name(narrowed: Narrowed, var: relax.Var) -> str:
+    """Of the node that makes a tensor: steps in between are called what their kernel is called."""
+    region = narrowed.graph.region_of.get(var)
+    name = node_name(var)
+    return name if region is None or name in region.names else region.name
