@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compiler.package.entry import Quantization
     from compiler.package.verify import Verification
     from compiler.program import Program, TensorInfo
-    from compiler.quantize.data import CalibrationData
+    from compiler.quantize.bound import Metric
     from compiler.quantize.debug import Diagnosis
     from compiler.quantize.recipe import Recipe
     from compiler.quantize.request import Request
@@ -69,6 +69,9 @@ def build(
     recipe: str | Path | Recipe = "auto",
     preprocessing: str | Path | Mapping[str, Any] | None = None,
     io: str = "float32",
+    max_drop: str | None = None,
+    validation: Any = None,
+    metric: Metric | None = None,
     exact: bool = False,
     strict: bool = False,
     verify: bool = True,
@@ -94,6 +97,14 @@ def build(
             ``compiler.quantize.images.Preprocessing``; default: preprocessing.toml beside them.
         io: "quantized" for inputs and outputs as the integers, or float16, that are stored inside,
             or "float32".
+        max_drop: bound of what quantisation may lose; operators stay float32 until it holds:
+            "sqnr:20" (dB of the worst output), "agreement:1%" (labels that differ from float32's),
+            "accuracy:0.1%" (points on labelled data), or "metric:0.01" with ``metric``.
+        validation: what the bound is checked on, as ``calibration``; for accuracy with labels: see
+            ``compiler.quantize.labelled.open_validation``. Default: every fourth calibration
+            sample, which then calibrates nothing.
+        metric: takes a function from a sample (arrays by input name) to outputs by name, returns
+            how good that model is; more is better.
         exact: no algorithm that rounds differently from a sum of products (Winograd's).
         strict: an operator without a schedule template is an error.
         verify: make golden data and run them through the library, under emulation if need be.
@@ -113,7 +124,9 @@ def build(
 
     from compiler.quantize.request import make_request
 
-    request = make_request(quantize, calibration, recipe, preprocessing, io)
+    request = make_request(
+        quantize, calibration, recipe, preprocessing, io, max_drop, validation, metric
+    )
 
     # These import TVM and ONNX, which take a second: only once the arguments are known to be good.
     from compiler.codegen import compile_module
@@ -162,6 +175,7 @@ def build(
             "tuning_logs": lookup.digest(),
             **({"quantization": quantized.manifest} if quantized else {}),
         },
+        receipt=quantized.receipt if quantized else None,
         check=check if verify else None,
     )
     return _result(out_dir, chosen, verification, time.monotonic() - started)
@@ -176,6 +190,7 @@ class _QuantizedBuild:
     outputs: tuple[TensorInfo, ...]
     scales: dict[str, Quantization]
     float_bits: int = 32
+    receipt: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,12 +223,15 @@ class _Build:
         return self.narrow(request) if request.precision == "float16" else self.quantize(request)
 
     def narrow(self, request: Request) -> _QuantizedBuild:
+        from compiler.quantize.data import open_data
         from compiler.quantize.float16 import narrow
         from compiler.quantize.half_golden import half_tensors, prove
 
         inputs, outputs = self.imported.inputs, self.imported.outputs
         found = narrow(self.simplified, self.target, request.recipe, request.stored_io)
-        data = None if request.calibration is None else calibration_data(self.imported, request)
+        data = None
+        if request.calibration is not None:
+            data = open_data(request.calibration, self.imported.inputs, request.preprocessing)
         golden = self.golden(next(iter(data)) if data else _samples(self.imported))
         self.progress("check ranges", 0, 1)
         golden, entry = prove(found, request, golden, data, inputs, outputs)
@@ -224,31 +242,32 @@ class _Build:
     def quantize(self, request: Request) -> _QuantizedBuild:
         from compiler.quantize.data import NoData
         from compiler.quantize.golden import quantized_golden
-        from compiler.quantize.ptq import node_names, quantize
-        from compiler.quantize.request import describe, io_scales, io_tensors
+        from compiler.quantize.ptq import node_names
+        from compiler.quantize.request import describe, fulfil, io_scales, io_tensors
 
         inputs, outputs = self.imported.inputs, self.imported.outputs
-        data = None if request.weights_only else calibration_data(self.imported, request)
-        sample = _samples(self.imported)
+        source = None if request.weights_only else calibration_source(self.imported, request)
+        outcome = fulfil(
+            request, self.imported, self.simplified, self.target, source, self.progress
+        )
+        data, sample = outcome.data, _samples(self.imported)
         if data is not None and not isinstance(data, NoData):
             sample = next(iter(data))
-        found = quantize(
-            self.simplified, self.target, data, request.recipe, self.progress, request.stored_io
-        )
         golden = self.golden(sample)
-        accuracy = None
+        found, accuracy = outcome.quantized, None
         if golden is not None:
             self.progress("reference outputs", 0, 1)
             golden, accuracy = quantized_golden(golden, self.simplified, found, inputs, outputs)
-        recipe = request.recipe.toml(node_names(found.plan.graph))
+        recipe = outcome.recipe.toml(node_names(found.plan.graph))
         of_inputs, of_outputs = found.of_inputs(), found.of_outputs()
         return _QuantizedBuild(
             found.module,
             golden,
-            describe(found, request, recipe, data, accuracy),
+            describe(outcome, request, recipe, accuracy),
             io_tensors(inputs, of_inputs),
             io_tensors(outputs, of_outputs),
             {**io_scales(inputs, of_inputs), **io_scales(outputs, of_outputs)},
+            receipt={"max_drop": outcome.trade.as_dict()} if outcome.trade else {},
         )
 
 
@@ -295,20 +314,16 @@ def _refuse_fallbacks(program: Program) -> None:
         )
 
 
-def calibration_data(imported: ImportedModel, request: Request) -> CalibrationData:
-    """The samples of a request, or those that come with the shipped model, or none.
-
-    Raises:
-        EdgeccError: they can't be read.
-    """
-    from compiler.quantize.data import NoData, open_data
+def calibration_source(imported: ImportedModel, request: Request) -> Any:
+    """The data of a request, or those that come with the shipped model, or none."""
+    from compiler.quantize.data import NoData
 
     source = request.calibration
     if source is None:
         source = _shipped_samples(imported)
     if source is None:
         return NoData(imported.inputs)
-    return open_data(source, imported.inputs, request.preprocessing)
+    return source
 
 
 def diagnose(
@@ -345,10 +360,12 @@ def diagnose(
     from compiler.frontend import import_model
     from compiler.passes import simplify
     from compiler.quantize import debug, ptq
+    from compiler.quantize.data import open_data
 
     progress("import", 0, 1)
     imported = import_model(Path(model), dict(shapes or {}), dict(consts or {}))
-    data = calibration_data(imported, request)
+    source = calibration_source(imported, request)
+    data = open_data(source, imported.inputs, request.preprocessing)
     simplified = simplify(imported.module, chosen)
     found = ptq.quantize(simplified, chosen, data, request.recipe, progress)
     progress("compare", 0, 1)

@@ -16,12 +16,14 @@ from compiler.cli.options import (
     Debug,
     Exact,
     Json,
+    MaxDrop,
     Model,
     Quantize,
     Recipe,
     Shape,
     TargetName,
     TuningLogs,
+    Validation,
 )
 from compiler.cli.progress import Progress
 
@@ -48,6 +50,8 @@ def build(
     quantize: Quantize = "none",
     calibration: Calibration = None,
     recipe: Recipe = None,
+    max_drop: MaxDrop = None,
+    validation: Validation = None,
     io: Annotated[
         str,
         typer.Option(
@@ -86,6 +90,8 @@ def build(
             quantize=quantize,
             calibration=calibration,
             recipe=recipe or "auto",
+            max_drop=max_drop,
+            validation=validation,
             io=io,
             exact=exact,
             strict=strict,
@@ -96,7 +102,10 @@ def build(
     if json:
         console.result_json(as_json(result))
     elif recipe == "auto" and quantize != "none":  # alone, so that it can go to a file
-        console.result(result.manifest["quantization"]["recipe"].rstrip("\n"))
+        entry = result.manifest["quantization"]
+        for name, text in _trade(entry.get("max_drop")):
+            console.note(f"{name}: {text}")
+        console.result(entry["recipe"].rstrip("\n"))
     else:
         _print(result)
 
@@ -143,7 +152,25 @@ def _quantization(
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"
     shares = ", ".join(f"{name} {console.percent(share)}" for name, share in precisions)
-    return [("quantised", text), ("precision", shares)]
+    return [("quantised", text), *_trade(entry.get("max_drop")), ("precision", shares)]
+
+
+def _trade(trade: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The rows about what a bound cost."""
+    if trade is None:
+        return []
+    held_out = "held out" if trade["held_out"] else "which calibrate too"
+    rows = [("max drop", f"{trade['bound']}, on {trade['measured_on']} ({held_out})")]
+    if not trade["layers"]:
+        return [*rows, ("trade", f"{trade['int8']} with all in int8: nothing stays in float32")]
+    nbytes = {name: console.size(value) for name, value in trade["weights"].items()}
+    text = f"{trade['int8']} -> {trade['result']} (float32: {trade['float32']}), weights "
+    text += f"{nbytes['int8']} -> {nbytes['result']} (float32: {nbytes['float32']})"
+    rows += [("trade", text)]
+    kept = f"{len(trade['layers'])} of {trade['candidates']} layers: {', '.join(trade['layers'])}"
+    if not trade["complete"]:
+        kept += "; time was up before fewer were found"
+    return [*rows, ("in float32", kept)]
 
 
 def _why_floats(target: Target) -> str:

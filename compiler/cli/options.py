@@ -74,6 +74,25 @@ Recipe = Annotated[
         show_default=False,
     ),
 ]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND:BOUND",
+        help="For --quantize: leave operators in float32 until sqnr:20 (dB), agreement:1% (of "
+        "labels may differ from float32's) or accuracy:0.1% (points on labelled data) holds.",
+        show_default=False,
+    ),
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="For --max-drop: data to check it on, as --calibration; labels: an array of that name "
+        "in the .npz, or a folder of pictures for each class. Default: a quarter of the "
+        "calibration samples.",
+        show_default=False,
+    ),
+]
 Shape = Annotated[
     list[str] | None,
     typer.Option(

@@ -17,11 +17,13 @@ from compiler.cli.options import (
     Const,
     Debug,
     Exact,
+    MaxDrop,
     Model,
     Quantize,
     Recipe,
     Shape,
     TargetName,
+    Validation,
 )
 from compiler.cli.tuning_view import make_view
 from compiler.errors import EdgeccError
@@ -100,6 +102,8 @@ def tune(
     quantize: Quantize = "none",
     calibration: Calibration = None,
     recipe: Recipe = None,
+    max_drop: MaxDrop = None,
+    validation: Validation = None,
     exact: Exact = False,
     json: Events = False,
     debug: Debug = False,
@@ -124,6 +128,8 @@ def tune(
             quantize=quantize,
             calibration=calibration,
             recipe=recipe or "auto",
+            max_drop=max_drop,
+            validation=validation,
             exact=exact,
             where=where,
             builders=builders,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 import schedules
@@ -63,6 +64,19 @@ class Decided:
 Decisions = Callable[[tirx.PrimFunc], "Decided | None"]
 
 
+@dataclass(frozen=True)
+class KernelCache:
+    """What was compiled for one target, for modules that have most kernels in common.
+
+    Args:
+        kernels: by what they compute, whatever their names.
+        objects: of one kernel each, by symbol.
+    """
+
+    kernels: dict[tvm_ffi.StructuralKey, Kernel] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+
 def compile_module(
     module: tvm.IRModule,
     target: Target,
@@ -71,6 +85,7 @@ def compile_module(
     outputs: tuple[TensorInfo, ...],
     progress: Progress = lambda stage, done, total: None,
     decisions: Decisions = lambda func: None,
+    cache: KernelCache | None = None,
 ) -> Program:
     """Compile the result of ``compiler.passes.optimize`` for the target.
 
@@ -80,10 +95,14 @@ def compile_module(
         inputs, outputs: descriptions in the order of main's parameters and results.
         progress: called with (stage, done, total) as work goes on.
         decisions: what to take instead of a template's default.
+        cache: of kernels with their defaults: what is there is taken, what isn't is added.
     """
     graph = read_graph(module)
     _copy_outputs_that_are_not_results(graph, module)
-    kernels = _compile_kernels(graph, module, target, progress, decisions)
+    if cache is None:
+        kernels = _compile_kernels(graph, module, target, progress, decisions)
+    else:
+        kernels = _cached_kernels(graph, module, target, progress, cache)
     _rearrange_constants(graph, kernels)
     bound = {b: i for i, b in enumerate(graph.outputs)}
     needs = {name: Needs(k.in_place, k.lowered.workspaces) for name, k in kernels.items()}
@@ -118,7 +137,10 @@ def compile_module(
                 report=kernel.report,
             )
         )
-    objects = _compile_objects(list(kernels.values()), target, progress)
+    if cache is None:
+        objects = _compile_objects(list(kernels.values()), target, progress)
+    else:
+        objects = _cached_objects(kernels.values(), target, progress, cache)
     return Program(name, inputs, outputs, tuple(calls), arena, weights, objects)
 
 
@@ -181,6 +203,41 @@ def _compile_kernels(
 
     kernels = _in_threads(compile_named, functions, "kernels", progress)
     return dict(zip((name for name, _ in functions), kernels, strict=True))
+
+
+def _cached_kernels(
+    graph: Graph, module: tvm.IRModule, target: Target, progress: Progress, cache: KernelCache
+) -> dict[str, Kernel]:
+    """Equal functions become one kernel."""
+    keys = {
+        # its stub asks for the hash, too
+        name: tvm_ffi.StructuralKey(func.with_attr("global_symbol", "main"))  # type: ignore[call-arg]
+        for name, func in kernel_functions(graph, module).items()
+    }
+    missing = [key for key in dict.fromkeys(keys.values()) if key not in cache.kernels]
+    symbols = [f"op_{len(cache.kernels) + i}" for i in range(len(missing))]
+
+    def compile_missing(item: tuple[tvm_ffi.StructuralKey, str]) -> Kernel:
+        return compile_kernel(item[0].key, item[1], target)
+
+    todo = list(zip(missing, symbols, strict=True))
+    made = _in_threads(compile_missing, todo, "kernels", progress)
+    cache.kernels.update(zip(missing, made, strict=True))
+    return {name: cache.kernels[key] for name, key in keys.items()}
+
+
+def _cached_objects(
+    kernels: Iterable[Kernel], target: Target, progress: Progress, cache: KernelCache
+) -> tuple[bytes, ...]:
+    unique = {kernel.symbol: kernel for kernel in kernels}
+    missing = [kernel for symbol, kernel in unique.items() if symbol not in cache.objects]
+
+    def compile_missing(kernel: Kernel) -> bytes:
+        return object_code({kernel.symbol: kernel.lowered}, target)
+
+    made = _in_threads(compile_missing, missing, "objects", progress)
+    cache.objects.update(zip((kernel.symbol for kernel in missing), made, strict=True))
+    return tuple(cache.objects[symbol] for symbol in unique)
 
 
 def _compile_decided(func: tirx.PrimFunc, symbol: str, target: Target, decided: Decided) -> Kernel:

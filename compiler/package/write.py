@@ -94,13 +94,14 @@ def _fill(
     model_sha256: str,
     quantization: Mapping[str, Quantization],
     extra: Mapping[str, Any],
+    receipt: Mapping[str, Any],
 ) -> None:
     library = f"lib{program.name}.so"
     link_library(program, target, folder / library, work, quantization)
     files = {
         library: (folder / library).read_bytes(),
         f"{program.name}.h": model_header(program, target).encode(),
-        "receipt.json": to_json(build_receipt(program, target)),
+        "receipt.json": to_json({**build_receipt(program, target), **receipt}),
     }
     extra = dict(extra)
     if golden is not None:
@@ -141,6 +142,7 @@ def write_package(
     model_sha256: str = "",
     quantization: Mapping[str, Quantization] | None = None,
     extra: Mapping[str, Any] | None = None,
+    receipt: Mapping[str, Any] | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Links the program and writes the package folder.
@@ -154,6 +156,7 @@ def write_package(
         model_sha256: of the model file.
         quantization: of quantized inputs and outputs, by name.
         extra: further entries of manifest.json (recipe, calibration digest, ...).
+        receipt: further entries of receipt.json.
         check: called with the finished folder before it moves to its place; an exception of it
             leaves nothing behind.
     Returns:
@@ -172,7 +175,17 @@ def write_package(
         temporary.mkdir(mode=0o700)
         folder.mkdir()
         work.mkdir()
-        _fill(folder, work, program, target, golden, model_sha256, quantization or {}, extra or {})
+        _fill(
+            folder,
+            work,
+            program,
+            target,
+            golden,
+            model_sha256,
+            quantization or {},
+            extra or {},
+            receipt or {},
+        )
         if check is not None:
             check(folder)
         _replace(folder, out_dir)

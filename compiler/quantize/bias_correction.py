@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -22,59 +23,88 @@ from compiler.quantize.insert import Weights
 from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import Plan
 from compiler.quantize.qdq import Quantum
-from compiler.quantize.reference_ops import windows
+from compiler.quantize.reference_ops import padded
 from compiler.quantize.regions import Graph, Region, weights_of
 
 # Means settle soon.
 MAX_SAMPLES = 64
 
 
+class TapMeans:
+    """What the weights' taps see on average, as floats and quantised; measured once for each scale.
+
+    Args:
+        model: shows ``operands`` of every plan that is asked for.
+    """
+
+    def __init__(self, model: ObservedModel, data: CalibrationData) -> None:
+        self.model, self.data = model, data
+        self._found: dict[relax.Var, tuple[Quantum, np.ndarray]] = {}
+
+    def of(self, plan: Plan, activations: Mapping[relax.Var, Quantum]) -> dict[relax.Var, Any]:
+        """[2, C, taps], float and quantised, by the result of each operator to correct."""
+        graph = plan.graph
+        inputs = {r.anchor: data_operand(graph, r) for r in corrected_regions(plan)}
+        missing = {
+            anchor: var for anchor, var in inputs.items() if not self._has(anchor, activations[var])
+        }
+        if missing:
+            self._measure(graph, missing, activations)
+        return {anchor: self._found[anchor][1] for anchor in inputs}
+
+    def _has(self, anchor: relax.Var, quantum: Quantum) -> bool:
+        return anchor in self._found and self._found[anchor][0].same_as(quantum)
+
+    def _measure(
+        self,
+        graph: Graph,
+        inputs: dict[relax.Var, relax.Var],
+        activations: Mapping[relax.Var, Quantum],
+    ) -> None:
+        sums: dict[relax.Var, np.ndarray] = {}
+        count = 0
+
+        def watch(index: int, values: dict[relax.Var, np.ndarray]) -> None:
+            nonlocal count
+            count += 1
+            for anchor, var in inputs.items():
+                x, quantum = values[var], activations[var]
+                both = np.stack([x, quantum.dequantize(quantum.quantize(x))])
+                means = tap_means(graph.values[anchor], both)
+                sums[anchor] = sums[anchor] + means if anchor in sums else means
+
+        self.model.walk(islice(iter(self.data), MAX_SAMPLES), watch)
+        for anchor, var in inputs.items():
+            self._found[anchor] = activations[var], sums[anchor] / count
+
+
 def correct_biases(
     plan: Plan,
-    model: ObservedModel,
-    data: CalibrationData,
+    means: TapMeans,
     activations: Mapping[relax.Var, Quantum],
     weights: Mapping[relax.Var, Weights],
 ) -> dict[relax.Var, Weights]:
-    """The weights with biases; those of transposed convolutions stay as they are.
-
-    Args:
-        model: shows ``operands``.
-    """
+    """The weights with biases; those of transposed convolutions stay as they are."""
     graph = plan.graph
-    regions = _corrected(plan)
-    inputs = {region.anchor: _data_operand(graph, region) for region in regions}
-    sums: dict[relax.Var, np.ndarray] = {}
-    count = 0
-
-    def watch(index: int, values: dict[relax.Var, np.ndarray]) -> None:
-        nonlocal count
-        count += 1
-        for anchor, var in inputs.items():
-            x, quantum = values[var], activations[var]
-            both = np.stack([x, quantum.dequantize(quantum.quantize(x))])
-            means = tap_means(graph.values[anchor], both)
-            sums[anchor] = sums[anchor] + means if anchor in sums else means
-
-    model.walk(islice(iter(data), MAX_SAMPLES), watch)
+    seen = means.of(plan, activations)
     corrected = dict(weights)
-    for region in regions:
+    for region in corrected_regions(plan):
         real, _ = weights_of(graph, region)
         found = weights[region.anchor]
         stored = found.quantum.dequantize(found.values)
-        means = sums[region.anchor] / count
-        shift = _respond(graph, region, real, means[0]) - _respond(graph, region, stored, means[1])
+        exact, rounded = seen[region.anchor]
+        shift = _respond(graph, region, real, exact) - _respond(graph, region, stored, rounded)
         corrected[region.anchor] = replace(found, bias=shift.astype("float32"))
     return corrected
 
 
 def operands(plan: Plan) -> list[relax.Var]:
     """Tensors that the correction must see."""
-    return [_data_operand(plan.graph, region) for region in _corrected(plan)]
+    return [data_operand(plan.graph, region) for region in corrected_regions(plan)]
 
 
-def _corrected(plan: Plan) -> list[Region]:
-    """Those with calibrated ranges and weights."""
+def corrected_regions(plan: Plan) -> list[Region]:
+    """Operators with calibrated ranges and weights, transposed convolutions excepted."""
     graph = plan.graph
     return [
         r
@@ -90,7 +120,8 @@ def _is_direct(graph: Graph, region: Region) -> bool:
     return region.kind == "matmul" or "transpose" not in graph.op(region.anchor)
 
 
-def _data_operand(graph: Graph, region: Region) -> relax.Var:
+def data_operand(graph: Graph, region: Region) -> relax.Var:
+    """What the weights are multiplied by."""
     return graph.operands[region.anchor][0]
 
 
@@ -103,19 +134,26 @@ def tap_means(call: relax.Call, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), -1, x.shape[-1]).mean(axis=1, dtype="float64")[:, :, None]
     attrs = call.attrs
     kernel = shape_of(call.args[1])[2:]
-    flat = x.reshape(-1, *x.shape[2:])
-    view = windows(
-        flat,
-        kernel,
-        [int(s) for s in attrs.strides],
-        [int(p) for p in attrs.padding][: len(kernel)],
-        [int(d) for d in attrs.dilation],
-        0.0,
-        shape_of(call)[2:],
-    )
-    points = tuple(range(2, 2 + len(kernel)))
-    means = view.mean(axis=points, dtype="float64").reshape(*x.shape[:3], math.prod(kernel))
-    return means.mean(axis=1)
+    out = shape_of(call)[2:]
+    rank = len(kernel)
+    strides, dilation = _ints(attrs.strides), _ints(attrs.dilation)
+    sums = padded(x, kernel, strides, _ints(attrs.padding)[:rank], dilation, 0.0, out)
+    # axis by axis, the last first: [..., extents before, taps of this axis, taps behind]
+    for axis in reversed(range(rank)):
+        position = x.ndim - rank + axis
+        parts = []
+        for tap in range(kernel[axis]):
+            start = tap * dilation[axis]
+            index = [slice(None)] * sums.ndim
+            end = start + (out[axis] - 1) * strides[axis] + 1
+            index[position] = slice(start, end, strides[axis])
+            parts.append(sums[tuple(index)].sum(axis=position, dtype="float64"))
+        sums = np.stack(parts, axis=position)
+    return sums.reshape(*x.shape[:3], -1).mean(axis=1) / math.prod(out)
+
+
+def _ints(values: Any) -> list[int]:
+    return [int(v) for v in values]
 
 
 def _respond(graph: Graph, region: Region, weights: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from compiler.errors import EdgeccError
 from compiler.program import TensorInfo
 from compiler.quantize.arrays import npy_samples, npz_samples
-from compiler.quantize.images import IMAGES, Preprocessing, image_samples
+from compiler.quantize.images import IMAGES, Preprocessing, class_files, image_samples
 
 Sample = Mapping[str, np.ndarray]
 Source = Any  # str | Path | Iterable | Callable[[], Iterable]; see ``open_data``
@@ -47,6 +47,18 @@ class CalibrationData:
         """Of all samples in order; known once they have been walked."""
         return self._sha256
 
+    def part(self, takes: Callable[[int], bool]) -> CalibrationData:
+        """Samples of some indices."""
+
+        def samples() -> Iterator[Sample]:
+            return (s for index, s in enumerate(self._samples()) if takes(index))
+
+        return CalibrationData(samples, self.inputs, self.name, self.preprocessing)
+
+    def of(self, inputs: tuple[TensorInfo, ...]) -> CalibrationData:
+        """The same samples, of some of the inputs."""
+        return CalibrationData(self._samples, inputs, self.name, self.preprocessing)
+
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Samples as the model takes them.
 
@@ -57,7 +69,7 @@ class CalibrationData:
         count = 0
         for raw in self._samples():
             where = f"{self.name}: sample {count}"
-            sample = {info.name: _fitted(raw, info, where) for info in self.inputs}
+            sample = {info.name: fitted(raw, info, where) for info in self.inputs}
             for name, array in sample.items():
                 digest.update(f"{name}:{array.dtype}{array.shape}".encode())
                 digest.update(array.tobytes())
@@ -91,6 +103,7 @@ def open_data(
     source: Source,
     inputs: tuple[TensorInfo, ...],
     preprocessing: Preprocessing | None = None,
+    option: str = "--calibration",
 ) -> CalibrationData:
     """Calibration data from whatever holds them.
 
@@ -100,12 +113,13 @@ def open_data(
             input name), of .npz files or of pictures; an iterable of arrays or of dictionaries by
             input name; a function without arguments that makes one.
         preprocessing: of pictures; default: preprocessing.toml in their folder.
+        option: what messages call it.
 
     Raises:
         EdgeccError: nothing can be read there.
     """
     if isinstance(source, (str, Path)):
-        return _open_path(Path(source), inputs, preprocessing)
+        return _open_path(Path(source), inputs, preprocessing, option)
     if isinstance(source, CalibrationData):
         return source
     if callable(source):
@@ -142,10 +156,14 @@ def _single(item: Any, inputs: tuple[TensorInfo, ...]) -> Sample:
 
 
 def _open_path(
-    path: Path, inputs: tuple[TensorInfo, ...], preprocessing: Preprocessing | None
+    path: Path,
+    inputs: tuple[TensorInfo, ...],
+    preprocessing: Preprocessing | None,
+    option: str,
 ) -> CalibrationData:
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGES)
+        files = files or [file for file, _ in class_files(path)]
         if files:
             chosen = preprocessing or Preprocessing.beside(path)
             return CalibrationData(
@@ -153,13 +171,13 @@ def _open_path(
             )
         return CalibrationData(lambda: _folder_samples(path, inputs), inputs, str(path))
     if not path.exists():
-        raise EdgeccError(f"--calibration {path}: no such file or folder")
+        raise EdgeccError(f"{option} {path}: no such file or folder")
     if path.suffix == ".npz":
         return CalibrationData(lambda: npz_samples(path, inputs), inputs, str(path))
     if path.suffix == ".npy":
         return CalibrationData(lambda: npy_samples([path], _only(inputs, path)), inputs, str(path))
     raise EdgeccError(
-        f"--calibration {path}: not a kind of calibration data that is known",
+        f"{option} {path}: not a kind of calibration data that is known",
         "give an .npz file, or a folder of .npy files or pictures",
     )
 
@@ -199,8 +217,12 @@ def _only(inputs: tuple[TensorInfo, ...], path: Path) -> TensorInfo:
     )
 
 
-def _fitted(raw: Sample, info: TensorInfo, where: str) -> np.ndarray:
-    """One input of a sample in the model's shape and type."""
+def fitted(raw: Sample, info: TensorInfo, where: str) -> np.ndarray:
+    """One input of a sample in the model's shape and type.
+
+    Raises:
+        EdgeccError: it is missing, or can't be brought into them.
+    """
     if info.name not in raw:
         held = ", ".join(f"'{name}'" for name in raw) or "nothing"
         raise EdgeccError(f"{where}: no array for input '{info.name}'", f"the sample holds {held}")

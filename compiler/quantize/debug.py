@@ -14,6 +14,7 @@ import numpy as np
 from tvm import relax
 
 from compiler.quantize.data import CalibrationData
+from compiler.quantize.noise import Noise
 from compiler.quantize.plan import operator_of
 from compiler.quantize.ptq import Quantized
 from compiler.quantize.reference import Evaluator
@@ -59,34 +60,6 @@ class Diagnosis:
         return sorted(self.layers, key=lambda layer: -layer.share)
 
 
-class _Sums:
-    """Signal, noise and products of a tensor over all samples."""
-
-    def __init__(self) -> None:
-        self.signal = self.noise = self.product = self.other = 0.0
-
-    def add(self, exact: np.ndarray, made: np.ndarray) -> None:
-        a, b = exact.astype("float64").ravel(), made.astype("float64").ravel()
-        self.signal += float(a @ a)
-        self.other += float(b @ b)
-        self.product += float(a @ b)
-        self.noise += float(((a - b) ** 2).sum())
-
-    @property
-    def ratio(self) -> float:
-        """Noise over signal."""
-        return self.noise / self.signal if self.signal else float(self.noise > 0)
-
-    @property
-    def db(self) -> float:
-        return float("inf") if self.ratio == 0 else float(-10 * np.log10(self.ratio))
-
-    @property
-    def cosine(self) -> float:
-        length = float(np.sqrt(self.signal * self.other))
-        return self.product / length if length else 1.0
-
-
 def diagnose(quantized: Quantized, data: CalibrationData, names: Iterable[str]) -> Diagnosis:
     """Compares both graphs on the first samples.
 
@@ -95,7 +68,7 @@ def diagnose(quantized: Quantized, data: CalibrationData, names: Iterable[str]) 
     """
     graph = quantized.plan.graph
     regions = [r for r in graph.regions if r.end in quantized.copies]
-    sums = {region.end: _Sums() for region in regions}
+    sums = {region.end: Noise() for region in regions}
     exact, made = Evaluator(graph.module), Evaluator(quantized.module)
     params = {p.name: i.name for p, i in zip(graph.params, data.inputs, strict=True)}
     for sample in islice(iter(data), MAX_SAMPLES):
@@ -117,7 +90,7 @@ def _stored_inputs(quantized: Quantized, given: Mapping[str, np.ndarray]) -> dic
     return {name: x if q is None else q.quantize(x) for (name, x), q in pairs}
 
 
-def _layers(quantized: Quantized, sums: dict[relax.Var, _Sums]) -> list[Layer]:
+def _layers(quantized: Quantized, sums: dict[relax.Var, Noise]) -> list[Layer]:
     """In order of execution."""
     graph = quantized.plan.graph
     added = {}

@@ -107,6 +107,25 @@ class Preprocessing:
         return dataclasses.asdict(self)
 
 
+def class_files(folder: Path) -> list[tuple[Path, int]]:
+    """(picture, class) of a folder that has one folder of pictures for each class.
+
+    Folders that are all numbers are their classes; others are numbered in the order of their names.
+    """
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    pictures = {
+        name: sorted(f for f in (folder / name).iterdir() if f.suffix.lower() in IMAGES)
+        for name in names
+    }
+    names = [name for name in names if pictures[name]]
+    numbers = all(name.isdigit() for name in names)
+    return [
+        (file, int(name) if numbers else index)
+        for index, name in enumerate(names)
+        for file in pictures[name]
+    ]
+
+
 def image_samples(
     files: list[Path], inputs: tuple[TensorInfo, ...], preprocessing: Preprocessing
 ) -> Iterator[dict[str, np.ndarray]]:

@@ -101,9 +101,10 @@ class _Inserter(Rewriter):
         self.biases: dict[relax.Var, _Bias] = {}  # by the addition they become part of
 
     def copies(self) -> dict[relax.Var, Copy]:
-        """What became of stored tensors, results, and products of rows."""
+        """What became of stored tensors, of what integer operators hand over, and of results."""
         found = {var: Copy(t.integers, t.quantum) for var, t in self.tensors.items()}
-        for var in (*(r.end for r in self.plan.dynamic), *self.plan.graph.outputs):
+        ends = [r.end for r in self.plan.graph.regions if self.plan.reads_integers(r)]
+        for var in [*ends, *self.plan.graph.outputs]:
             if var not in found and isinstance(self.value(var), relax.Var):
                 found[var] = Copy(self.value(var), None)
         return found

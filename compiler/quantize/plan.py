@@ -60,6 +60,10 @@ class Plan:
         """Whether a convolution or product is computed in integers."""
         return region in self.dynamic or (region in self.quantized and region.kind in STRONG)
 
+    def reads_integers(self, region: Region) -> bool:
+        """Stored ones, or rows that become integers at run time."""
+        return region in self.quantized or region in self.dynamic
+
     def groups(self) -> dict[relax.Var, list[relax.Var]]:
         """Tensors that share scale and zero point, by the first of them."""
         groups: dict[relax.Var, list[relax.Var]] = {}

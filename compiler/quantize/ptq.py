@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from compiler.codegen import KernelCache
 from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts
-from compiler.quantize.bias_correction import correct_biases, operands
+from compiler.quantize.bias_correction import TapMeans, correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
@@ -95,35 +96,96 @@ def quantize(
     Raises:
         EdgeccError: the data do not fit the model.
     """
-    if data is None or not dot_layouts(target):
-        recipe = replace(recipe, rules=(*recipe.rules, IN_FLOATS), bias_correction=False)
-    elif all(layout.group == 1 for layout in dot_layouts(target)):
-        # Products of matrices stay float.
-        recipe = replace(recipe, rules=(*recipe.rules, CALIBRATED))
-    if recipe.equalization:
-        module = equalize(module)
-    plan = make_plan(Graph(module), recipe, integer_io)
     if data is None:
+        recipe = _in_floats(recipe)
+        module = equalize(module) if recipe.equalization else module
+        plan = make_plan(Graph(module), recipe, integer_io)
         made, copies = insert(plan, {}, {}, activation_dtype(target))
         return Quantized(made, plan, {}, {}, copies)
-    calibrators = {
-        var: make_calibrator(stored.calibrator)
-        for var, stored in plan.stored.items()
-        if not _is_moved(plan, var)
-    }
-    seen = [*calibrators, *(operands(plan) if recipe.bias_correction else ())]
-    activations: dict[relax.Var, Quantum] = {}
-    weights = quantize_all_weights(plan, target)
-    if seen:
-        progress("calibrate", 0, 0)
-        with ObservedModel(module, data.inputs, seen) as model:
-            ranges = _calibrate(calibrators, model, data, progress)
-            activations = choose_quanta(plan, ranges, activation_dtype(target))
-            if recipe.bias_correction:
-                progress("correct biases", 0, 0)
-                weights = correct_biases(plan, model, data, activations, weights)
-    made, copies = insert(plan, activations, weights, activation_dtype(target))
-    return Quantized(made, plan, activations, weights, copies)
+    with Quantizer(module, target, data, recipe, progress, integer_io) as quantizer:
+        return quantizer.quantize()
+
+
+class Quantizer:
+    """Quantises one module by a recipe, and with more operators left in float32.
+
+    What the data tell is measured once. Arguments as of ``quantize``.
+
+    Args:
+        variants: whether ``quantize`` will be called with operators to leave in float32.
+        cache: of kernels for this machine.
+    """
+
+    def __init__(
+        self,
+        module: tvm.IRModule,
+        target: Target,
+        data: CalibrationData,
+        recipe: Recipe,
+        progress: Progress = lambda stage, done, total: None,
+        integer_io: bool = False,
+        variants: bool = False,
+        cache: KernelCache | None = None,
+    ) -> None:
+        if not dot_layouts(target):
+            recipe = _in_floats(recipe)
+        elif all(layout.group == 1 for layout in dot_layouts(target)):
+            # Products of matrices stay float.
+            recipe = replace(recipe, rules=(*recipe.rules, CALIBRATED))
+        if recipe.equalization:
+            module = equalize(module)
+        self.module, self.target, self.recipe = module, target, recipe
+        self.progress, self.integer_io = progress, integer_io
+        self.graph = Graph(module)
+        plan = make_plan(self.graph, recipe, integer_io)
+        calibrators = {
+            var: make_calibrator(stored.calibrator)
+            for var, stored in plan.stored.items()
+            if variants or not _is_moved(plan, var)
+        }
+        corrected = operands(plan) if recipe.bias_correction else []
+        ends = [r.end for r in self.graph.regions if plan.reads_integers(r)] if variants else []
+        if calibrators:
+            progress("calibrate", 0, 0)
+        self.model = ObservedModel(module, data.inputs, [*calibrators, *corrected, *ends], cache)
+        try:
+            # A plan without stored tensors needs no data.
+            self._ranges = (
+                _calibrate(calibrators, self.model, data, progress) if calibrators else {}
+            )
+        except BaseException:
+            self.model.close()
+            raise
+        self._weights = quantize_all_weights(plan, target)
+        self._means = TapMeans(self.model, data)
+
+    def quantize(self, floats: Sequence[Rule] = ()) -> Quantized:
+        """The module by the recipe and more rules, all of which must say float32."""
+        recipe = replace(self.recipe, rules=(*self.recipe.rules, *floats))
+        plan = make_plan(self.graph, recipe, self.integer_io)
+        activations = choose_quanta(plan, self._ranges, activation_dtype(self.target))
+        weights = {anchor: w for anchor, w in self._weights.items() if _is_used(plan, anchor)}
+        if recipe.bias_correction:
+            if not floats:  # else the means are known
+                self.progress("correct biases", 0, 0)
+            weights = correct_biases(plan, self._means, activations, weights)
+        made, copies = insert(plan, activations, weights, activation_dtype(self.target))
+        return Quantized(made, plan, activations, weights, copies)
+
+    def __enter__(self) -> Quantizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.model.close()
+
+
+def _is_used(plan: Plan, anchor: relax.Var) -> bool:
+    return plan.is_integer(plan.graph.region_of[anchor])
+
+
+def _in_floats(recipe: Recipe) -> Recipe:
+    rules = (*recipe.rules, IN_FLOATS)
+    return replace(recipe, rules=rules, bias_correction=False)
 
 
 def node_names(graph: Graph) -> list[tuple[str, str]]:
@@ -160,7 +222,7 @@ def choose_quanta(
     """Scales and zero points; tensors of a group get those of the union of their ranges."""
     quanta = {}
     for members in plan.groups().values():
-        known = [ranges[var] for var in members if var in ranges]
+        known = [ranges[var] for var in members if not _is_moved(plan, var)]
         quantum = asymmetric(min(r[0] for r in known), max(r[1] for r in known), dtype)
         quanta.update(dict.fromkeys(members, quantum))
     return quanta

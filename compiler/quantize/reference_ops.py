@@ -14,6 +14,26 @@ from compiler.passes.packed_values import shape_of
 Evaluate = Callable[..., "np.ndarray | None"]
 
 
+def padded(
+    x: np.ndarray,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    fill: float,
+    out: Sequence[int],
+) -> np.ndarray:
+    """A tensor of any axes before its spatial ones, as far as windows reach."""
+    rank = len(kernel)
+    pads = [(0, 0)] * (x.ndim - rank)
+    for axis, extent in enumerate(x.shape[x.ndim - rank :]):
+        span = (out[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilation[axis] + 1
+        pads.append((padding[axis], max(span - extent - padding[axis], 0)))
+    if not any(before or after for before, after in pads):
+        return x
+    return np.pad(x, pads, constant_values=fill)
+
+
 def windows(
     x: np.ndarray,
     kernel: Sequence[int],
@@ -25,14 +45,9 @@ def windows(
 ) -> np.ndarray:
     """[N, C, out..., kernel...] of a padded [N, C, ...] tensor; ``padding``: all befores first."""
     rank = len(kernel)
-    pads = [(0, 0), (0, 0)]
-    for axis in range(rank):
-        span = (out[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilation[axis] + 1
-        after = span - x.shape[axis + 2] - padding[axis]
-        pads.append((padding[axis], max(after, 0)))
-    padded = np.pad(x, pads, constant_values=fill)
+    whole = padded(x, kernel, strides, padding, dilation, fill, out)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, rank + 2)))
+    view = np.lib.stride_tricks.sliding_window_view(whole, spans, tuple(range(2, rank + 2)))
     index: list[Any] = [slice(None), slice(None)]
     index += [slice(0, n * s, s) for n, s in zip(out, strides, strict=True)]
     index += [slice(None, None, d) for d in dilation]

@@ -78,14 +78,17 @@ class Region:
 
     @property
     def names(self) -> list[str]:
-        """ONNX nodes of its operators, as the importer writes them: letters, digits and _."""
+        """ONNX nodes of its operators, as the importer writes them: letters, digits and _.
+
+        The variable that the first was given where none has a name of its own.
+        """
         found = [node_name(member) for member in self.members]
-        return [name for name in found if not _GENERATED.fullmatch(name)]
+        return [n for n in found if not _GENERATED.fullmatch(n)] or [self.anchor.name]
 
     @property
     def name(self) -> str:
         """Of its first operator."""
-        return next(iter(self.names), self.anchor.name)
+        return self.names[0]
 
 
 class Graph:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import EdgeccError
 from compiler.package.entry import Quantization
 from compiler.program import TensorInfo
+from compiler.quantize.bound import Bound, Metric
 from compiler.quantize.images import Preprocessing
 from compiler.quantize.recipe import DEFAULT, DEFAULT_FLOAT16, Recipe, weights_only
 
 if TYPE_CHECKING:
+    import tvm
+
+    from compiler.frontend import ImportedModel
     from compiler.quantize.data import CalibrationData
     from compiler.quantize.float16 import Largest, Narrowed
     from compiler.quantize.golden import Accuracy
-    from compiler.quantize.ptq import Quantized
+    from compiler.quantize.ptq import Progress, Quantized
     from compiler.quantize.qdq import Quantum
+    from compiler.quantize.search import Trade
+    from compiler.target import Target
 
 WEIGHTS_ONLY = {"weights-int8": 8, "weights-int4": 4}
 PRECISIONS = ("none", "int8", "float16", *WEIGHTS_ONLY)
@@ -32,6 +38,8 @@ class Request:
     calibration: see ``compiler.quantize.data.open_data``; None: that of the shipped model.
     preprocessing: of pictures; None: that of their folder.
     stored_io: the library takes and returns what the graph stores, integers or float16.
+    bound: of what may be lost; None: whatever int8 loses.
+    validation: samples to check it on; None: held out of the calibration data.
     """
 
     precision: str
@@ -39,10 +47,28 @@ class Request:
     recipe: Recipe
     preprocessing: Preprocessing | None = None
     stored_io: bool = False
+    bound: Bound | None = None
+    validation: Any = None
 
     @property
     def weights_only(self) -> bool:
         return self.precision in WEIGHTS_ONLY
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a request.
+
+    Args:
+        data: the samples that calibrated; None for weights alone.
+        recipe: what was done; that of the request and what ``bound`` added to it.
+        trade: what ``bound`` cost; None without.
+    """
+
+    quantized: Quantized
+    data: CalibrationData | None
+    recipe: Recipe
+    trade: Trade | None
 
 
 def make_request(
@@ -51,6 +77,9 @@ def make_request(
     recipe: str | Path | Recipe,
     preprocessing: str | Path | Mapping[str, Any] | Preprocessing | None,
     io: str,
+    max_drop: str | None = None,
+    validation: Any = None,
+    metric: Metric | None = None,
 ) -> Request | None:
     """The request, None for a model in its own precision.
 
@@ -74,6 +103,8 @@ def make_request(
             raise EdgeccError(
                 "calibration data and recipes are for quantisation", "give --quantize int8 too"
             )
+        if max_drop is not None or validation is not None:
+            raise EdgeccError("--max-drop is for quantised models", "give --quantize int8 too")
         return None
     if quantize in WEIGHTS_ONLY and (
         calibration is not None or preprocessing is not None or io != IO[0]
@@ -82,6 +113,8 @@ def make_request(
             f"--quantize {quantize}: activations stay floats",
             "calibration data and --io quantized are for --quantize int8",
         )
+    if quantize != "int8" and (max_drop is not None or validation is not None):
+        raise EdgeccError(f"--quantize {quantize}: --max-drop is for --quantize int8")
     if not isinstance(recipe, Recipe):
         given = None if str(recipe) == "auto" else Recipe.read(Path(recipe))
         recipe = given or _default(quantize)
@@ -90,7 +123,16 @@ def make_request(
         preprocessing = Preprocessing.read(Path(preprocessing))
     elif isinstance(preprocessing, Mapping):
         preprocessing = Preprocessing.of(dict(preprocessing), "preprocessing")
-    return Request(quantize, calibration, recipe, preprocessing, io == "quantized")
+    bound = None
+    if max_drop is not None:
+        bound = Bound.parse(max_drop, metric)
+    elif validation is not None or metric is not None:
+        raise EdgeccError(
+            "validation data check a bound", "give one, such as --max-drop agreement:1%"
+        )
+    return Request(
+        quantize, calibration, recipe, preprocessing, io == "quantized", bound, validation
+    )
 
 
 def _default(quantize: str) -> Recipe:
@@ -108,6 +150,60 @@ def _check_precisions(recipe: Recipe, quantize: str) -> None:
                 f'recipe: match = "{rule.match}" asks for {rule.precision}',
                 f"--quantize {quantize} knows {' and '.join(known)}",
             )
+
+
+def fulfil(
+    request: Request,
+    imported: ImportedModel,
+    module: tvm.IRModule,
+    target: Target,
+    source: Any,
+    progress: Progress,
+) -> Outcome:
+    """Quantises a simplified module as it was asked for.
+
+    Args:
+        source: of the calibration data, as for ``compiler.quantize.data.open_data``; None for
+            weights alone.
+
+    Raises:
+        EdgeccError: the data do not fit the model, or the bound can't be held.
+    """
+    from compiler.quantize.data import open_data
+    from compiler.quantize.labelled import open_validation, split
+    from compiler.quantize.ptq import quantize
+    from compiler.quantize.scores import label_shape
+    from compiler.quantize.search import quantize_within
+
+    inputs, given = imported.inputs, request.preprocessing
+    bound, recipe = request.bound, request.recipe
+    if request.weights_only:
+        return Outcome(quantize(module, target, None, recipe, progress), None, recipe, None)
+    if bound is None:
+        data = open_data(source, inputs, given)
+        found = quantize(module, target, data, recipe, progress, request.stored_io)
+        return Outcome(found, data, recipe, None)
+    labels = None
+    if bound.kind in ("agreement", "accuracy"):
+        shape = label_shape(imported.outputs[0])
+        labels = shape if bound.kind == "accuracy" else None
+    if request.validation is None:
+        data, validation = split(source, inputs, labels, given)
+    else:
+        data = open_data(source, inputs, given)
+        validation = open_validation(request.validation, inputs, labels, given)
+    found, recipe, trade = quantize_within(
+        module,
+        target,
+        data,
+        recipe,
+        bound,
+        validation,
+        imported.outputs,
+        progress,
+        request.stored_io,
+    )
+    return Outcome(found, data, recipe, trade)
 
 
 def io_tensors(
@@ -147,13 +243,10 @@ def describe_float16(
 
 
 def describe(
-    quantized: Quantized,
-    request: Request,
-    recipe: str,
-    data: CalibrationData | None,
-    accuracy: Accuracy | None,
+    outcome: Outcome, request: Request, recipe: str, accuracy: Accuracy | None
 ) -> dict[str, Any]:
     """The manifest's entry: everything that the integers depend on, and what came of it."""
+    quantized, data, trade = outcome.quantized, outcome.data, outcome.trade
     return {
         "precision": request.precision,
         "operators": quantized.summary(),
@@ -161,6 +254,7 @@ def describe(
         "inputs": _scales(quantized, quantized.plan.graph.params),
         "recipe": recipe,
         "sqnr_db": accuracy.rounded() if accuracy else None,
+        **({"max_drop": trade.as_dict()} if trade else {}),
     }
 
 

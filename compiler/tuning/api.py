@@ -16,6 +16,7 @@ from compiler.target import Target, load_target
 if TYPE_CHECKING:
     import numpy as np
 
+    from compiler.quantize.bound import Metric
     from compiler.quantize.recipe import Recipe
     from compiler.quantize.request import Request
     from compiler.tuning.log_writer import LogWriter
@@ -111,6 +112,9 @@ def tune(
     quantize: str = "none",
     calibration: Any = None,
     recipe: str | Path | Recipe = "auto",
+    max_drop: str | None = None,
+    validation: Any = None,
+    metric: Metric | None = None,
     exact: bool = False,
     where: Where | None = None,
     builders: str | None = None,
@@ -120,8 +124,8 @@ def tune(
     """Searches the schedule spaces of a model's operators on the real machine.
 
     Args:
-        model, target, shapes, consts, quantize, calibration, recipe, exact: as of
-            ``compiler.build``.
+        model, target, shapes, consts, quantize, calibration, recipe, max_drop, validation, metric,
+            exact: as of ``compiler.build``.
         trials: candidates to measure at most; default: until the next promise less than 1 % of the
             model's time.
         threads: of the kernels; default: the target's cores.
@@ -143,8 +147,18 @@ def tune(
     chosen = target if isinstance(target, Target) else load_target(target)
     check_llvm(chosen)
     where = where or Where()
-    request = make_request(quantize, calibration, recipe, None, "float32")
-    tasks = model_tasks(Path(model), chosen, shapes, consts, exact, request)
+    request = make_request(
+        quantize, calibration, recipe, None, "float32", max_drop, validation, metric
+    )
+    tasks = model_tasks(
+        Path(model),
+        chosen,
+        shapes,
+        consts,
+        exact,
+        request,
+        lambda text: notify({"event": "note", "text": text}),
+    )
     n_threads = 1 if where.emulated else threads or chosen.cores
     settings = Settings(n_threads, cooldown_s=cooldown, cold_bytes=2 * chosen.caches.l2)
     with LogWriter(Path(tuning_logs) / chosen.name) as log:
@@ -173,20 +187,22 @@ def model_tasks(
     consts: Mapping[str, np.ndarray] | None,
     exact: bool,
     request: Request | None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Task]:
     """What there is to tune of a model file.
 
     Args:
         request: how to quantise it before; None: not at all.
+        say: called with a line when something takes long.
 
     Raises:
         EdgeccError: the model is at fault, or no operator of it has a choice.
     """
-    from compiler.api import calibration_data
+    from compiler.api import calibration_source
     from compiler.frontend import import_model
     from compiler.passes import lower, simplify
-    from compiler.quantize import ptq
     from compiler.quantize.float16 import narrow
+    from compiler.quantize.request import fulfil
     from compiler.tuning.tasks import extract
 
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
@@ -195,12 +211,26 @@ def model_tasks(
         if request.precision == "float16":
             module = narrow(module, target, request.recipe).half.module
         else:
-            data = None if request.weights_only else calibration_data(imported, request)
-            module = ptq.quantize(module, target, data, request.recipe).module
+            source = None if request.weights_only else calibration_source(imported, request)
+            outcome = fulfil(request, imported, module, target, source, _stages(say))
+            module = outcome.quantized.module
     tasks = extract(lower(module, target, exact), target)
     if not tasks:
         raise EdgeccError(f"{model}: nothing to tune, no operator has a choice of schedules")
     return tasks
+
+
+def _stages(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Says each stage of ``compiler.build``'s progress once."""
+    last = ""
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if stage != last:
+            say(stage)
+        last = stage
+
+    return progress
 
 
 @contextlib.contextmanager
