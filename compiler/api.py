@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +14,14 @@ from compiler.target import Target, load_target
 
 if TYPE_CHECKING:
     import numpy as np
-    import tvm
 
-    from compiler.frontend import ImportedModel
-    from compiler.package import Golden
-    from compiler.package.entry import Quantization
     from compiler.package.verify import Verification
-    from compiler.program import Program, TensorInfo
+    from compiler.program import Program
     from compiler.quantize.bound import Metric
     from compiler.quantize.debug import Diagnosis
     from compiler.quantize.recipe import Recipe
-    from compiler.quantize.request import Request
 
 Progress = Callable[[str, int, int], None]
-_DATA = Path(__file__).parent / "data"
-DIGITS = _DATA / "digits.onnx"
 # Where records of the tuner are looked for: this folder's, then those that come with edgecc.
 DEFAULT_LOGS = (Path("tuning_logs"), Path(__file__).parent.parent / "tuning_logs")
 
@@ -133,6 +125,7 @@ def build(
     from compiler.frontend import import_model
     from compiler.package import write_package
     from compiler.passes import lower, simplify
+    from compiler.precision import Preparation
     from compiler.target_check import check_llvm
     from compiler.tuning.lookup import Lookup
 
@@ -144,15 +137,15 @@ def build(
     out_dir = Path(output) if output else default_output(imported.name, chosen)
     check_writable(out_dir)
     simplified = simplify(imported.module, chosen)
-    build = _Build(model, imported, chosen, simplified, dict(consts or {}), verify, progress)
-    quantized = build.precision(request) if request else None
-    golden = quantized.golden if quantized else build.golden(_samples(imported))
-    progress("optimize", 0, 1)
-    optimized = lower(quantized.module if quantized else simplified, chosen, exact)
-    inputs, outputs = (
-        (quantized.inputs, quantized.outputs) if quantized else (imported.inputs, imported.outputs)
+    preparation = Preparation(
+        model, imported, chosen, simplified, dict(consts or {}), verify, progress
     )
-    program = compile_module(optimized, chosen, imported.name, inputs, outputs, progress, lookup)
+    made = preparation.prepare(request)
+    progress("optimize", 0, 1)
+    optimized = lower(made.module, chosen, exact)
+    program = compile_module(
+        optimized, chosen, imported.name, made.inputs, made.outputs, progress, lookup
+    )
     if strict:
         _refuse_fallbacks(program)
     progress("link", 0, 1)
@@ -166,109 +159,19 @@ def build(
         program,
         chosen,
         out_dir,
-        golden=golden,
+        golden=made.golden,
         model_sha256=imported.sha256,
-        quantization=quantized.scales if quantized else None,
+        quantization=made.scales,
         extra={
             # of one core, in float16 where the model is; float32 otherwise
-            "flops_per_cycle": chosen.flops_per_cycle(quantized.float_bits if quantized else 32),
+            "flops_per_cycle": chosen.flops_per_cycle(made.float_bits),
             "tuning_logs": lookup.digest(),
-            **({"quantization": quantized.manifest} if quantized else {}),
+            **({"quantization": made.manifest} if made.manifest else {}),
         },
-        receipt=quantized.receipt if quantized else None,
+        receipt=made.receipt,
         check=check if verify else None,
     )
     return _result(out_dir, chosen, verification, time.monotonic() - started)
-
-
-@dataclass(frozen=True)
-class _QuantizedBuild:
-    module: tvm.IRModule
-    golden: Golden | None
-    manifest: dict[str, Any]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    scales: dict[str, Quantization]
-    float_bits: int = 32
-    receipt: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Build:
-    """An imported model on its way."""
-
-    model: Path
-    imported: ImportedModel
-    target: Target
-    simplified: tvm.IRModule
-    consts: dict[str, np.ndarray]
-    verify: bool
-    progress: Progress
-
-    def golden(self, samples: Mapping[str, np.ndarray] | None) -> Golden | None:
-        """Inputs and outputs of the model as it was given, where verification is asked for."""
-        if not self.verify:
-            return None
-        from compiler.golden import make_golden
-        from compiler.quantize.golden import tolerate_rounding
-        from compiler.quantize.reference_model import is_quantized
-
-        self.progress("reference outputs", 0, 1)
-        inputs, outputs = self.imported.inputs, self.imported.outputs
-        quantized = is_quantized(self.model)
-        golden = make_golden(self.model, inputs, outputs, self.consts, samples, quantized)
-        return tolerate_rounding(golden, self.simplified, inputs) if quantized else golden
-
-    def precision(self, request: Request) -> _QuantizedBuild:
-        return self.narrow(request) if request.precision == "float16" else self.quantize(request)
-
-    def narrow(self, request: Request) -> _QuantizedBuild:
-        from compiler.quantize.data import open_data
-        from compiler.quantize.float16 import narrow
-        from compiler.quantize.half_golden import half_tensors, prove
-
-        inputs, outputs = self.imported.inputs, self.imported.outputs
-        found = narrow(self.simplified, self.target, request.recipe, request.stored_io)
-        data = None
-        if request.calibration is not None:
-            data = open_data(request.calibration, self.imported.inputs, request.preprocessing)
-        golden = self.golden(next(iter(data)) if data else _samples(self.imported))
-        self.progress("check ranges", 0, 1)
-        golden, entry = prove(found, request, golden, data, inputs, outputs)
-        if request.stored_io:
-            inputs, outputs = half_tensors(inputs), half_tensors(outputs)
-        return _QuantizedBuild(found.half.module, golden, entry, inputs, outputs, {}, 16)
-
-    def quantize(self, request: Request) -> _QuantizedBuild:
-        from compiler.quantize.data import NoData
-        from compiler.quantize.golden import quantized_golden
-        from compiler.quantize.ptq import node_names
-        from compiler.quantize.request import describe, fulfil, io_scales, io_tensors
-
-        inputs, outputs = self.imported.inputs, self.imported.outputs
-        source = None if request.weights_only else calibration_source(self.imported, request)
-        outcome = fulfil(
-            request, self.imported, self.simplified, self.target, source, self.progress
-        )
-        data, sample = outcome.data, _samples(self.imported)
-        if data is not None and not isinstance(data, NoData):
-            sample = next(iter(data))
-        golden = self.golden(sample)
-        found, accuracy = outcome.quantized, None
-        if golden is not None:
-            self.progress("reference outputs", 0, 1)
-            golden, accuracy = quantized_golden(golden, self.simplified, found, inputs, outputs)
-        recipe = outcome.recipe.toml(node_names(found.plan.graph))
-        of_inputs, of_outputs = found.of_inputs(), found.of_outputs()
-        return _QuantizedBuild(
-            found.module,
-            golden,
-            describe(outcome, request, recipe, accuracy),
-            io_tensors(inputs, of_inputs),
-            io_tensors(outputs, of_outputs),
-            {**io_scales(inputs, of_inputs), **io_scales(outputs, of_outputs)},
-            receipt={"max_drop": outcome.trade.as_dict()} if outcome.trade else {},
-        )
 
 
 def default_output(model_name: str, target: Target) -> Path:
@@ -314,18 +217,6 @@ def _refuse_fallbacks(program: Program) -> None:
         )
 
 
-def calibration_source(imported: ImportedModel, request: Request) -> Any:
-    """The data of a request, or those that come with the shipped model, or none."""
-    from compiler.quantize.data import NoData
-
-    source = request.calibration
-    if source is None:
-        source = _shipped_samples(imported)
-    if source is None:
-        return NoData(imported.inputs)
-    return source
-
-
 def diagnose(
     model: str | Path,
     target: str | Path | Target = "host",
@@ -359,6 +250,7 @@ def diagnose(
 
     from compiler.frontend import import_model
     from compiler.passes import simplify
+    from compiler.precision import calibration_source
     from compiler.quantize import debug, ptq
     from compiler.quantize.data import open_data
 
@@ -370,24 +262,6 @@ def diagnose(
     found = ptq.quantize(simplified, chosen, data, request.recipe, progress)
     progress("compare", 0, 1)
     return debug.diagnose(found, data, [info.name for info in imported.outputs])
-
-
-def _shipped_samples(imported: ImportedModel) -> Path | None:
-    """The calibration samples that come with the shipped model; None for any other."""
-    if imported.sha256 != hashlib.sha256(DIGITS.read_bytes()).hexdigest():
-        return None
-    return _DATA / "digits_calibration.npz"
-
-
-def _samples(imported: ImportedModel) -> Mapping[str, np.ndarray] | None:
-    """Real data, where the model is the one that is shipped with its calibration samples."""
-    file = _shipped_samples(imported)
-    if file is None:
-        return None
-    import numpy as np
-
-    with np.load(file, allow_pickle=False) as data:
-        return {name: data[name] for name in data.files}
 
 
 def _verify(folder: Path, progress: Progress) -> Verification:

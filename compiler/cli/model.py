@@ -44,7 +44,7 @@ def default_model(start: Path | None = None) -> tuple[Path, str]:
         if not isinstance(model, str) or not model:
             raise EdgeccError(f"{project}: [tool.edgecc] model: must be the path of an ONNX file")
         return folder / model, f"[tool.edgecc] model of {project}"
-    from compiler.api import DIGITS
+    from compiler.shipped import DIGITS
 
     return DIGITS, "the digit classifier that comes with edgecc"
 

@@ -198,9 +198,9 @@ def model_tasks(
     Raises:
         EdgeccError: the model is at fault, or no operator of it has a choice.
     """
-    from compiler.api import calibration_source
     from compiler.frontend import import_model
     from compiler.passes import lower, simplify
+    from compiler.precision import calibration_source
     from compiler.quantize.float16 import narrow
     from compiler.quantize.request import fulfil
     from compiler.tuning.tasks import extract

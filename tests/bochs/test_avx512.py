@@ -2,11 +2,12 @@
 
 import pytest
 
-from compiler.api import DIGITS, build
+from compiler.api import build
 from compiler.errors import EdgeccError
 from compiler.package import entry, open_package
 from compiler.package.manifest import Package
 from compiler.package.verify import difference, load_golden
+from compiler.shipped import DIGITS
 from tests.bochs.machine import BochsRunner
 
 

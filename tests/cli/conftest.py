@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import compiler
-from compiler.api import DIGITS
+from compiler.shipped import DIGITS
 
 ROOT = Path(__file__).parents[2]
 

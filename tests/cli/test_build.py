@@ -9,10 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 
 import compiler
-from compiler.api import DIGITS, build
+from compiler.api import build
 from compiler.errors import EdgeccError
 from compiler.golden import make_golden
 from compiler.program import TensorInfo
+from compiler.shipped import DIGITS
 
 
 def save(path, nodes, inputs, outputs, opset=17):

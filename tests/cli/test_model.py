@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from compiler.api import DIGITS
 from compiler.cli import chart, console
 from compiler.cli.model import default_model, parse_consts, parse_shapes
 from compiler.errors import EdgeccError
+from compiler.shipped import DIGITS
 
 
 def test_shapes():

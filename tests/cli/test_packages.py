@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from compiler.api import DIGITS
 from compiler.cli.bench import read_governor
 from compiler.cli.profile import peak_gflops
+from compiler.shipped import DIGITS
 from compiler.target import load_target
 
 needs_emulator = pytest.mark.skipif(

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from compiler import __version__
-from compiler.api import DIGITS
 from compiler.cli.app import app
 from compiler.errors import EdgeccError
+from compiler.shipped import DIGITS
 
 from .conftest import ROOT
 

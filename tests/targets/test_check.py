@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from compiler.api import DIGITS, build
+from compiler.api import build
 from compiler.errors import EdgeccError
+from compiler.shipped import DIGITS
 from compiler.target import list_targets, load_target
 from compiler.target_check import check_llvm
 

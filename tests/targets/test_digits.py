@@ -2,7 +2,8 @@
 
 import pytest
 
-from compiler.api import DIGITS, build
+from compiler.api import build
+from compiler.shipped import DIGITS
 from compiler.target import list_targets
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.api import DIGITS
 from compiler.errors import EdgeccError
 from compiler.frontend import import_model
 from compiler.passes import optimize
+from compiler.shipped import DIGITS
 from compiler.target import load_target
 from compiler.tuning.candidates import Candidate, Request, build, measurer
 from compiler.tuning.fleet import Fleet

@@ -1,7 +1,7 @@
 """Quantised models are tuned as they are built."""
 
-from compiler.api import DIGITS
 from compiler.quantize.request import make_request
+from compiler.shipped import DIGITS
 from compiler.target import load_target
 from compiler.tuning.api import model_tasks
 
