@@ -146,8 +146,8 @@ def _quantization(
         )
         if not counts["int8"]:
             text += f"; {_why_floats(target)}"
-    if calibration is not None:
-        text += f", {calibration['samples'] or 'no'} calibration samples"
+    if calibration is not None and calibration["samples"]:
+        text += f", {calibration['samples']} calibration samples"
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"
@@ -161,6 +161,8 @@ def _trade(trade: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     held_out = "held out" if trade["held_out"] else "which calibrate too"
     rows = [("max drop", f"{trade['bound']}, on {trade['measured_on']} ({held_out})")]
+    if not trade["candidates"]:
+        return [*rows, ("trade", "none: nothing is in int8")]
     if not trade["layers"]:
         return [*rows, ("trade", f"{trade['int8']} with all in int8: nothing stays in float32")]
     nbytes = {name: console.size(value) for name, value in trade["weights"].items()}

@@ -46,7 +46,7 @@ class Choice:
     """
 
     precision: str = "int8"
-    calibrator: str = "minmax"
+    calibrator: str = "mse"
     granularity: str = "per_channel"
     weights: str = "float32"
     group: int = 0
@@ -204,7 +204,7 @@ def _toml(value: Any) -> str:
 
 DEFAULT = Recipe(
     (
-        Rule("*", "int8", "minmax", "per_channel", activations="auto"),
+        Rule("*", "int8", "mse", "per_channel", activations="auto"),
         # of two computed operands, as in attention: neither is known before it runs
         Rule("product", "float32"),
     )
