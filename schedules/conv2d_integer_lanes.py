@@ -33,12 +33,11 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.choices import Chooser, nearby
-from schedules.constants import rearrange_constant
-from schedules.dots import sum_in_parts, use_intrinsic
+from schedules.choices import Chooser
+from schedules.dots import sum_in_parts, tile_weights, use_intrinsic
 from schedules.intrinsics.dot import Dot
 from schedules.intrinsics.neon_mlal import LANES
-from schedules.lanes import MAX_BLOCKINGS, SLACK, Blocking, Problem, candidates, cycles
+from schedules.lanes import Blocking, Problem, candidates, cycles, promising_blockings
 from schedules.tiles import parallel_grain
 
 
@@ -48,9 +47,13 @@ def schedule(
     """Schedule an anchor of ``integer_ops.conv2d``; returns the decision."""
     problem = _describe(sch, anchored, dot)
     joins_pixels = _join_pixels(sch, anchored)
-    blocking = choose(sch, _best(target, problem), _promising(target, problem))
+    blocking = choose(
+        sch,
+        _best(target, problem),
+        promising_blockings(target, problem, _blockings(target, problem)),
+    )
     tile = blocking.tile
-    _rearrange_weights(sch, anchored, problem, dot, tile.columns)
+    tile_weights(sch, anchored.anchor, problem.lanes, tile.columns * dot.lanes)
     macs = iterations(sch, anchored.anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     per_block = problem.group_blocks
@@ -132,12 +135,6 @@ def _best(target: Target, problem: Problem) -> Blocking:
     return min(_blockings(target, problem), key=lambda b: cycles(target, problem, b))
 
 
-def _promising(target: Target, problem: Problem) -> Iterator[Blocking]:
-    return nearby(
-        lambda b: cycles(target, problem, b), _blockings(target, problem), MAX_BLOCKINGS, SLACK
-    )
-
-
 def _blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
     """Whole blocks of channels, and sums that never go through memory."""
     for blocking in candidates(target, problem):
@@ -145,14 +142,6 @@ def _blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
         collects = blocking.tile.columns % LANES == 0 or not problem.temporaries
         if whole and collects and blocking.depth == problem.channels:
             yield blocking
-
-
-def _rearrange_weights(
-    sch: s_tir.Schedule, anchored: Anchored, problem: Problem, dot: Dot, columns: int
-) -> None:
-    """[OCb, steps, KH, KW, c, group] -> [OCb, tile, block, KH, KW, step, c of the tile, group]."""
-    factors = {1: [problem.lanes], 4: [columns * dot.lanes]}
-    rearrange_constant(sch, anchored.anchor, 1, factors, [0, 5, 1, 3, 4, 2, 6, 7])
 
 
 def _unroll_tile(

@@ -33,10 +33,10 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.choices import Chooser, nearby
-from schedules.constants import rearrange_constant
+from schedules.choices import Chooser
+from schedules.dots import tile_weights
 from schedules.intrinsics.neon_mmla import GROUP, PAIR, mmla
-from schedules.lanes import MAX_BLOCKINGS, SLACK, Blocking, Problem, candidates, cycles
+from schedules.lanes import Blocking, Problem, candidates, cycles, promising_blockings
 from schedules.tiles import parallel_grain
 
 # Pairs of output channels: all of a block, so that the inputs' halves are put together once.
@@ -55,7 +55,9 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
         schedule_stage(sch, stage)
     problem = _describe(sch, anchored, pairs)
     default = min(_blockings(target, problem), key=lambda b: cycles(target, problem, b))
-    blocking = choose(sch, default, _promising(target, problem))
+    blocking = choose(
+        sch, default, promising_blockings(target, problem, _blockings(target, problem))
+    )
     _tile(sch, target, anchored, pairs, problem, blocking)
     tile = blocking.tile
     return {
@@ -100,12 +102,6 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, pairs: Block) -> Problem:
     )
 
 
-def _promising(target: Target, problem: Problem) -> Iterator[Blocking]:
-    return nearby(
-        lambda b: cycles(target, problem, b), _blockings(target, problem), MAX_BLOCKINGS, SLACK
-    )
-
-
 def _blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
     """Whole blocks of channels, and sums that never go through memory."""
     for blocking in candidates(target, problem):
@@ -123,9 +119,7 @@ def _tile(
     blocking: Blocking,
 ) -> None:
     tile, anchor = blocking.tile, anchored.anchor
-    # [OCb, steps, KH, KW, c, group] -> [OCb, tile, block, KH, KW, step, c of the tile, group]
-    factors = {1: [problem.lanes], 4: [tile.columns * PAIR]}
-    rearrange_constant(sch, anchor, 1, factors, [0, 5, 1, 3, 4, 2, 6, 7])
+    tile_weights(sch, anchor, problem.lanes, tile.columns * PAIR)
     macs = iterations(sch, anchor)
     n, oc, oh, ow, lane = sch.get_loops(anchored.output)
     chunk, oc_inner = sch.split(oc, [None, blocking.chunk // problem.group_blocks])

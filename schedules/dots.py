@@ -8,6 +8,7 @@ from tvm import s_tir
 
 from compiler.target import Target
 from schedules.blocks import Block, Loop
+from schedules.constants import rearrange_constant
 from schedules.intrinsics.dot import Dot, dot_product
 from schedules.intrinsics.neon_mlal import LANES
 
@@ -16,6 +17,17 @@ def find_dot(sch: s_tir.Schedule, target: Target, anchor: Block) -> Dot | None:
     """The intrinsic for the operands of an anchor, whose last iterator is the group."""
     operand = str(sch.get(anchor).reads[0].source.ty.dtype)
     return dot_product(target, operand, int(sch.get(anchor).iter_vars[-1].dom.extent))
+
+
+def tile_weights(sch: s_tir.Schedule, anchor: Block, steps: int, columns: int) -> None:
+    """[OCb, steps, KH, KW, c, group] -> [OCb, tile, block, KH, KW, step, c of the tile, group].
+
+    Args:
+        anchor: a convolution whose second operand are constant weights.
+        steps: of a block.
+        columns: channels of a tile.
+    """
+    rearrange_constant(sch, anchor, 1, {1: [steps], 4: [columns]}, [0, 5, 1, 3, 4, 2, 6, 7])
 
 
 def order_dots(

@@ -8,7 +8,7 @@ come into L1 again; both are priced by the CPU's fit (``edgecc estimate``) where
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from compiler.target import LatencyFit, Target
@@ -145,11 +145,17 @@ def choose_blocking(target: Target, problem: Problem) -> Blocking:
     return min(candidates(target, problem), key=lambda b: cycles(target, problem, b))
 
 
-def promising_blockings(target: Target, problem: Problem) -> Iterator[Blocking]:
-    """What a tuner may choose, the cheapest by the estimate first."""
-    return nearby(
-        lambda b: cycles(target, problem, b), candidates(target, problem), MAX_BLOCKINGS, SLACK
-    )
+def promising_blockings(
+    target: Target, problem: Problem, blockings: Iterable[Blocking] | None = None
+) -> Iterator[Blocking]:
+    """What a tuner may choose, the cheapest by the estimate first.
+
+    Args:
+        blockings: those that a template takes; None: all candidates.
+    """
+    if blockings is None:
+        blockings = candidates(target, problem)
+    return nearby(lambda b: cycles(target, problem, b), blockings, MAX_BLOCKINGS, SLACK)
 
 
 def candidates(target: Target, problem: Problem) -> Iterator[Blocking]:
