@@ -8,6 +8,7 @@ from tvm import s_tir, tirx
 
 from compiler.target import Target
 from schedules import (
+    byte_table,
     conv2d,
     conv2d_integer,
     conv2d_integer_pairs,
@@ -45,6 +46,7 @@ TEMPLATES: tuple[Template, ...] = (
     matmul.apply,
     matmul_grouped.apply,
     matmul_integer.apply,
+    byte_table.apply,
     dynamic_rows.apply,
     response_norm.apply,
 )
@@ -61,6 +63,7 @@ VERSIONS = {
     "matmul": 1,
     "matmul_grouped": 1,
     "matmul_integer": 1,
+    "byte_table": 1,
     "dynamic_rows": 1,
     "response_norm": 1,
     "softmax": 1,

@@ -25,6 +25,7 @@ from compiler.codegen.narrow import Narrow
 from compiler.codegen.nearest import UseNearest
 from compiler.codegen.partition_hints import RenewPartitionHints
 from compiler.codegen.strided_loads import ShuffleStridedLoads
+from compiler.codegen.table_lookups import UseTableInstructions
 from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
 from compiler.codegen.widening_products import widen_first
 from compiler.passes.approximate_math import ApproximateMath
@@ -64,6 +65,7 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     module = UseNearest(target)(module)
     # After vectorisation and unrolling: each call expands to straight-line vector code.
     module = ApproximateMath(target)(module)
+    module = UseTableInstructions(target)(module)
     module = ShuffleStridedLoads()(module)
     if target.arch == "aarch64":
         module = UseIeeeExtrema()(module)

@@ -16,7 +16,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from compiler.passes import integer_depthwise, integer_ops, packed_ops, winograd, winograd_ops
+from compiler.passes import (
+    byte_tables,
+    integer_depthwise,
+    integer_ops,
+    packed_ops,
+    winograd,
+    winograd_ops,
+)
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.integer_groups import Arrangement, arrange, float_steps
@@ -96,6 +103,15 @@ class IntegerFollowers(PackedFollowers):
         )
         self.births[real] = self.births.get(stored.expr, -1)
         return replace(stored, expr=real)
+
+    def _kernel(self, call: relax.Call) -> Packed | None:
+        """A table is as good for any layout."""
+        if not (self.functions[call.args[0]].attrs or {}).get(byte_tables.ATTRIBUTE):
+            return super()._kernel(call)
+        data, table = (self.value(a) for a in call.args[1].fields)
+        if not isinstance(data, Packed):
+            return None
+        return replace(data, expr=byte_tables.emit_look_up(self.builder, data.expr, table))
 
     def _barrier(self, stored: relax.Expr, value: Quantized) -> relax.Expr:
         """A reshape keeps fusion from storing real numbers where integers are stored."""

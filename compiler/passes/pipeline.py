@@ -6,6 +6,7 @@ import tvm
 from tvm import relax
 
 from compiler.passes.aliases import ALIAS_OPS, VIEW_OPS
+from compiler.passes.byte_tables import use_byte_tables
 from compiler.passes.fold_batch_norm import fold_batch_norm
 from compiler.passes.fold_constants import fold_constants
 from compiler.passes.fold_pads import fold_pads
@@ -56,6 +57,7 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
         sunk = sink_dequantize(module)
         module = module if sunk is module else fold_constants(sunk)
         module = store_as_operands(module, target)
+        module = use_byte_tables(module)
         module = pack_convolutions(module, target, exact)
         module = pack_matmuls(module, target)
         module = place_views(module)

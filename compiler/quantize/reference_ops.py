@@ -146,6 +146,18 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _leaky(call: relax.Call, x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, x * float(np.float32(call.attrs.alpha)))
+
+
 def _permute(call: relax.Call, x: np.ndarray) -> np.ndarray:
     axes = call.attrs.axes
     return x.transpose(None if axes is None else _ints(axes))
@@ -214,11 +226,25 @@ EVALUATORS: dict[str, Evaluate] = {
     "relax.concat": lambda call, parts: np.concatenate(parts, axis=int(call.attrs.axis or 0)),
     "relax.clip": _clip,
     "relax.nn.relu": _elementwise(lambda x: np.maximum(x, 0)),
+    "relax.nn.relu6": _elementwise(lambda x: np.clip(x, 0, 6)),
+    "relax.nn.leakyrelu": _leaky,
+    "relax.nn.gelu": _elementwise(_gelu),
+    "relax.nn.gelu_tanh": _elementwise(_gelu_tanh),
     "relax.nn.silu": _elementwise(lambda x: x * _sigmoid(x)),
     "relax.sigmoid": _elementwise(_sigmoid),
     "relax.erf": _elementwise(_erf),
     "relax.tanh": _elementwise(np.tanh),
     "relax.exp": _elementwise(np.exp),
+    "relax.log": _elementwise(np.log),
+    "relax.abs": _elementwise(np.abs),
+    "relax.sign": _elementwise(np.sign),
+    "relax.square": _elementwise(np.square),
+    "relax.floor": _elementwise(np.floor),
+    "relax.ceil": _elementwise(np.ceil),
+    "relax.sin": _elementwise(np.sin),
+    "relax.cos": _elementwise(np.cos),
+    "relax.power": _elementwise(np.power),
+    "relax.rsqrt": _elementwise(lambda x: 1 / np.sqrt(x)),
     "relax.sqrt": _elementwise(np.sqrt),
     "relax.add": _elementwise(np.add, integers=True),
     "relax.subtract": _elementwise(np.subtract, integers=True),
@@ -228,7 +254,10 @@ EVALUATORS: dict[str, Evaluate] = {
     "relax.minimum": _elementwise(np.minimum, integers=True),
     "relax.negative": _elementwise(np.negative, integers=True),
     "relax.equal": _elementwise(np.equal, integers=True),
+    "relax.greater": _elementwise(np.greater, integers=True),
+    "relax.greater_equal": _elementwise(np.greater_equal, integers=True),
     "relax.less": _elementwise(np.less, integers=True),
+    "relax.less_equal": _elementwise(np.less_equal, integers=True),
     "relax.where": _elementwise(np.where, integers=True),
     "relax.round": _elementwise(np.rint),
     "relax.max": _reduced(np.max),

@@ -55,6 +55,10 @@ class Expansion:
             result = tirx.Let(var, value, result)
         return result
 
+    def statements(self) -> list[tirx.Stmt]:
+        """The bindings made so far, to put in front of a statement that uses them."""
+        return [tirx.Bind(var, value) for var, value in self._bindings]
+
     def dtype(self, element: str) -> str:
         """The vector type of an element type, such as "float32x8"."""
         return element if self.lanes == 1 else f"{element}x{self.lanes}"
