@@ -11,6 +11,7 @@ from tvm import relax
 
 from compiler.codegen import KernelCache
 from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts
+from compiler.quantize.adaround import AdaptiveRounding
 from compiler.quantize.bias_correction import TapMeans, correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
 from compiler.quantize.data import CalibrationData
@@ -143,11 +144,11 @@ class Quantizer:
             for var, stored in plan.stored.items()
             if variants or not _is_moved(plan, var)
         }
-        corrected = operands(plan) if recipe.bias_correction else []
+        seen = operands(plan) if recipe.bias_correction or recipe.adaround else []
         ends = [r.end for r in self.graph.regions if plan.reads_integers(r)] if variants else []
         if calibrators:
             progress("calibrate", 0, 0)
-        self.model = ObservedModel(module, data.inputs, [*calibrators, *corrected, *ends], cache)
+        self.model = ObservedModel(module, data.inputs, [*calibrators, *seen, *ends], cache)
         try:
             # A plan without stored tensors needs no data.
             self._ranges = (
@@ -158,6 +159,8 @@ class Quantizer:
             raise
         self._weights = quantize_all_weights(plan, target)
         self._means = TapMeans(self.model, data)
+        bounded = bounded_layouts(target)
+        self._rounding = AdaptiveRounding(self.model, data, recipe.bias_correction, bounded)
 
     def quantize(self, floats: Sequence[Rule] = ()) -> Quantized:
         """The module by the recipe and more rules, all of which must say float32."""
@@ -165,12 +168,20 @@ class Quantizer:
         plan = make_plan(self.graph, recipe, self.integer_io)
         activations = choose_quanta(plan, self._ranges, activation_dtype(self.target))
         weights = {anchor: w for anchor, w in self._weights.items() if _is_used(plan, anchor)}
+        if recipe.adaround:
+            weights = self._rounding.round(plan, activations, weights, self._count(floats))
         if recipe.bias_correction:
             if not floats:  # else the means are known
                 self.progress("correct biases", 0, 0)
             weights = correct_biases(plan, self._means, activations, weights)
         made, copies = insert(plan, activations, weights, activation_dtype(self.target))
         return Quantized(made, plan, activations, weights, copies)
+
+    def _count(self, floats: Sequence[Rule]) -> Callable[[int, int], None]:
+        """Says how many operators are rounded, unless a search does."""
+        if floats:
+            return lambda done, total: None
+        return lambda done, total: self.progress("round weights", done, total)
 
     def __enter__(self) -> Quantizer:
         return self
@@ -185,7 +196,7 @@ def _is_used(plan: Plan, anchor: relax.Var) -> bool:
 
 def _in_floats(recipe: Recipe) -> Recipe:
     rules = (*recipe.rules, IN_FLOATS)
-    return replace(recipe, rules=rules, bias_correction=False)
+    return replace(recipe, rules=rules, bias_correction=False, adaround=False)
 
 
 def node_names(graph: Graph) -> list[tuple[str, str]]:
@@ -250,9 +261,14 @@ def _for_layouts(
     return result, quantum
 
 
+def bounded_layouts(target: Target) -> list[DotLayout]:
+    """Those whose sums of neighbouring weights have a bound, the fastest first."""
+    return [layout for layout in dot_layouts(target) if layout.most_neighbours is not None]
+
+
 def quantize_all_weights(plan: Plan, target: Target) -> dict[relax.Var, Weights]:
     """Of all convolutions and products with constant weights that are computed in integers."""
-    layouts = [layout for layout in dot_layouts(target) if layout.most_neighbours is not None]
+    layouts = bounded_layouts(target)
     found = {}
     for region in plan.graph.regions:
         if plan.is_integer(region) and region.kind != "product":

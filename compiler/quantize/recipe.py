@@ -90,11 +90,13 @@ class Recipe:
     Args:
         bias_correction: see ``bias_correction``.
         equalization: see ``equalize``.
+        adaround: see ``adaround``.
     """
 
     rules: tuple[Rule, ...] = ()
     bias_correction: bool = True
     equalization: bool = False
+    adaround: bool = False
 
     def choice(self, operator: str, names: Sequence[str]) -> Choice:
         """What applies to an operator."""

@@ -36,7 +36,7 @@ from scripts.modelzoo.store import fetch  # noqa: E402
 
 SIDE = 224
 LARGEST = 1.35  # of a picture's shorter side over the crop's
-CALIBRATION_CROPS, TEST_CROPS = 8, 12  # of each picture
+CALIBRATION_CROPS = 8  # of each picture
 
 Classifier = Callable[[np.ndarray], np.ndarray]
 
@@ -126,6 +126,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, required=True, metavar="DIR")
     parser.add_argument("--engines", nargs="+", default=list(INT8_ENGINES), choices=INT8_ENGINES)
+    parser.add_argument("--crops", type=int, default=12, help="of each picture to classify")
+    parser.add_argument("--recipe", default="auto", metavar="FILE", help="for edgecc")
     parser.add_argument("--float16", action="store_true", help="instead of int8")
     options = parser.parse_args()
     pictures = sorted(options.pictures.glob("imagenet_*.jpg"))
@@ -134,7 +136,7 @@ def main() -> int:
         return 1
     half = len(pictures) // 2
     calibration = [c for i, p in enumerate(pictures[:half]) for c in crops(p, CALIBRATION_CROPS, i)]
-    tests = [c for i, p in enumerate(pictures[half:]) for c in crops(p, TEST_CROPS, 100 + i)]
+    tests = [c for i, p in enumerate(pictures[half:]) for c in crops(p, options.crops, 100 + i)]
     model = fetch("efficientnet_lite0", default_cache())
     import onnx
 
@@ -152,7 +154,7 @@ def main() -> int:
         samples = Path(folder) / "calibration.npz"
         arrays: dict[str, Any] = {name: np.stack(calibration)}
         np.savez(samples, **arrays)
-        network = Network(model, {name: tests[0]}, (output,), samples)
+        network = Network(model, {name: tests[0]}, (output,), samples, options.recipe)
         for engine in options.engines:
             note(f"{engine}: {len(calibration)} crops calibrate it")
             classify = classifier(engine, network, Path(folder) / engine)

@@ -29,12 +29,14 @@ class Network:
         inputs: sample values by name, in the graph's order.
         outputs: names in the graph's order.
         calibration: an .npz of samples for quantisation, by input name, along a leading axis.
+        recipe: by which edgecc quantises: a file, or its defaults ("auto").
     """
 
     model: Path
     inputs: Mapping[str, np.ndarray]
     outputs: tuple[str, ...]
     calibration: Path
+    recipe: str | Path = "auto"
 
     def with_model(self, model: Path) -> Network:
         """The same network from another file."""

@@ -24,7 +24,7 @@ def samples_of(network: Network) -> Iterator[dict[str, np.ndarray]]:
 
 
 class EdgeccInt8(Edgecc):
-    """Post-training quantisation with its defaults."""
+    """Post-training quantisation, by its defaults or by a recipe."""
 
     def prepare(self, network: Network, folder: Path) -> None:
         import compiler
@@ -37,6 +37,7 @@ class EdgeccInt8(Edgecc):
             tuning_logs=(),
             quantize="int8",
             calibration=network.calibration,
+            recipe=network.recipe,
         )
 
 
