@@ -18,6 +18,7 @@ from compiler.errors import EdgeccError
 from compiler.package import Golden
 from compiler.package.verify import difference
 from compiler.program import TensorInfo
+from compiler.quantize.noise import sqnr
 from compiler.quantize.ptq import Quantized
 from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of
 from compiler.quantize.reference import Evaluator
@@ -175,15 +176,6 @@ def _spread(
             else:
                 steps = max(steps, int(off))
     return spread, steps
-
-
-def sqnr(exact: np.ndarray, rounded: np.ndarray) -> float:
-    """10 log10(signal / noise) in dB."""
-    a, b = exact.astype("float64"), rounded.astype("float64")
-    noise, signal = float(np.sum((a - b) ** 2)), float(np.sum(a**2))
-    if not noise:
-        return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal else float("-inf")
 
 
 class _Noise:

@@ -21,8 +21,9 @@ from compiler.package.verify import difference
 from compiler.program import TensorInfo
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.float16 import Largest, Narrowed, check_ranges, magnitude, refuse_overflow
-from compiler.quantize.golden import Accuracy, sqnr
+from compiler.quantize.golden import Accuracy
 from compiler.quantize.half import PRODUCTS
+from compiler.quantize.noise import sqnr
 from compiler.quantize.ptq import node_names
 from compiler.quantize.reference import Disturbance, Evaluator
 from compiler.quantize.request import Request, describe_float16

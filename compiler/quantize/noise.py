@@ -31,3 +31,10 @@ class Noise:
     def cosine(self) -> float:
         length = float(np.sqrt(self.signal * self.other))
         return self.product / length if length else 1.0
+
+
+def sqnr(exact: np.ndarray, made: np.ndarray) -> float:
+    """Signal to noise ratio of one tensor, in dB."""
+    noise = Noise()
+    noise.add(exact, made)
+    return noise.db

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from compiler.cli.console import error_line, note, table  # noqa: E402
+from compiler.quantize.noise import sqnr  # noqa: E402
 from scripts.bench.engines import INT8_ENGINES, Network  # noqa: E402
 from scripts.modelzoo.registry import default_cache  # noqa: E402
 from scripts.modelzoo.store import fetch  # noqa: E402
@@ -115,7 +116,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 def score(wanted: list[np.ndarray], found: list[np.ndarray]) -> list[str]:
     """SQNR in dB, share of equal labels and its interval, as text."""
     pairs = list(zip(wanted, found, strict=True))
-    rates = [10 * math.log10(float(np.sum(w**2)) / float(np.sum((w - f) ** 2))) for w, f in pairs]
+    rates = [sqnr(w, f) for w, f in pairs]
     equal = sum(int(w.argmax() == f.argmax()) for w, f in pairs)
     low, high = wilson(equal, len(pairs))
     share = f"{equal / len(pairs):.1%}"

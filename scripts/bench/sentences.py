@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from compiler.cli.console import note, table  # noqa: E402
+from compiler.quantize.noise import Noise  # noqa: E402
 from scripts.bench.engines import INT8_ENGINES, Network  # noqa: E402
 from scripts.bench.suite import Feeds, bind  # noqa: E402
 from scripts.modelzoo.registry import default_cache, find_package  # noqa: E402
@@ -152,18 +153,16 @@ ENGINES: dict[str, Callable[[Network, Path], Encoder]] = {
 
 def score(samples: list[Feeds], wanted: list, found: list) -> list[str]:
     """SQNR of words, and mean and least cosine of sentences, as text."""
-    noise = signal = 0.0
+    noise = Noise()
     cosines = []
     for sample, (words, sentence), (words_found, sentence_found) in zip(
         samples, wanted, found, strict=True
     ):
         real = sample["attention_mask"] > 0
-        noise += float(np.square(words - words_found, dtype="float64")[real].sum())
-        signal += float(np.square(words, dtype="float64")[real].sum())
+        noise.add(words[real], words_found[real])
         lengths = np.linalg.norm(sentence) * np.linalg.norm(sentence_found)
         cosines.append(float(np.vdot(sentence, sentence_found) / lengths))
-    db = 10 * np.log10(signal / noise)
-    return [f"{db:.1f}", f"{np.mean(cosines):.4f}", f"{min(cosines):.4f}"]
+    return [f"{noise.db:.1f}", f"{np.mean(cosines):.4f}", f"{min(cosines):.4f}"]
 
 
 def main() -> int:

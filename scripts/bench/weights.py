@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from compiler.cli.console import note, table  # noqa: E402
 from compiler.quantize.groups import Groups  # noqa: E402
+from compiler.quantize.noise import sqnr  # noqa: E402
 from compiler.quantize.recipe import Recipe, Rule  # noqa: E402
 from compiler.quantize.weight_only import quantize_to_4_bits  # noqa: E402
 from scripts.modelzoo.registry import default_cache  # noqa: E402
@@ -283,7 +284,7 @@ def accuracy(paths: dict[str, Path]) -> None:
     rows = []
     for name, found in vectors.items():
         off = np.stack(found) - exact
-        noise = 10 * np.log10((exact**2).sum(axis=1) / (off**2).sum(axis=1))
+        noise = np.array([sqnr(*pair) for pair in zip(exact, exact + off, strict=True)])
         both = np.linalg.norm(exact, axis=1) * np.linalg.norm(exact + off, axis=1)
         cosine = (exact * (exact + off)).sum(axis=1) / both
         rows.append([name, f"{noise.mean():.1f}", f"{noise.min():.1f}", f"{cosine.min():.4f}"])
