@@ -19,6 +19,7 @@ from schedules import (
     dynamic_rows,
     elementwise,
     generic,
+    interleave,
     matmul,
     matmul_grouped,
     matmul_integer,
@@ -47,6 +48,7 @@ TEMPLATES: tuple[Template, ...] = (
     matmul_grouped.apply,
     matmul_integer.apply,
     byte_table.apply,
+    interleave.apply,
     dynamic_rows.apply,
     response_norm.apply,
 )
@@ -64,6 +66,7 @@ VERSIONS = {
     "matmul_grouped": 1,
     "matmul_integer": 1,
     "byte_table": 1,
+    "interleave": 1,
     "dynamic_rows": 1,
     "response_norm": 1,
     "softmax": 1,

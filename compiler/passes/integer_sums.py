@@ -48,7 +48,8 @@ class Sums:
         winograd: everything is ``winograd_ops.INTEGER_SCALE`` times as large, but ``scale``.
         grouped: a grouped convolution, or one whose input's channels have an order.
         phases: (sh, sw) of a transposed convolution, whose phases' channels lie one behind the
-            other in OC, in whole blocks; ``shape`` is that of the interleaved result.
+            other in OC, in whole blocks; ``shape`` is that of the interleaved result,
+        begin: which starts at this row and column of the interleaved phases.
     """
 
     x: Packed
@@ -64,13 +65,14 @@ class Sums:
     winograd: bool = False
     grouped: Arrangement | None = None
     phases: tuple[int, int] = (1, 1)
+    begin: tuple[int, int] = (0, 0)
 
     @property
     def summed_shape(self) -> tuple[int, ...]:
         """Of the result before phases are interleaved."""
-        spatial = [
-            e // p for e, p in zip(self.shape[2:], self.phases[4 - len(self.shape) :], strict=True)
-        ]
+        first = 4 - len(self.shape)
+        parts = zip(self.shape[2:], self.begin[first:], self.phases[first:], strict=True)
+        spatial = [-(-(extent + begin) // phases) for extent, begin, phases in parts]
         return (self.shape[0], len(self.bias), *spatial)
 
     def along_rows(self, values: np.ndarray) -> np.ndarray:

@@ -300,7 +300,8 @@ class IntegerFollowers(PackedFollowers):
 
     def _interleaved(self, sums: Sums, phases: Packed) -> Packed:
         x = phases.viewed(self.builder, collapsed=False)
-        result = self.builder.emit_te(interleave_blocks, x.expr, sums.phases)
+        extents = spatial_of(sums.shape)
+        result = self.builder.emit_te(interleave_blocks, x.expr, sums.phases, sums.begin, extents)
         self.births[result] = len(self.births)
         return Packed(result, sums.shape, x.block)
 
@@ -309,15 +310,16 @@ class IntegerFollowers(PackedFollowers):
         data, weight = (self.raw(a) for a in call.args)
         if not isinstance(data, Quantized) or not isinstance(weight, Quantized):
             return None
-        phases = phases_of(transposed, *spatial_of(shape_of(call.args[0])))
+        whole, begin = transposed.behind_whole_strides
+        phases = phases_of(whole, *spatial_of(shape_of(call.args[0])))
         for dot in self.dots:
-            found = transposed_rows(data, weight, transposed, shape_of(call), phases, dot)
+            found = transposed_rows(data, weight, whole, shape_of(call)[1], phases, dot)
             if found is not None:
                 rows, bias, scale, limit = found
                 x, zero = self._operand(data.stored, dot, 1), int(data.quantum.zero_point)
                 window = Window(phases.taps, (1, 1), phases.pads, (1, 1))
                 sums = Sums(x, dot, zero, rows, bias, scale, limit, window, shape_of(call))
-                return replace(sums, phases=phases.strides)
+                return replace(sums, phases=phases.strides, begin=begin)
         return None
 
     def integer_depthwise(

@@ -53,6 +53,15 @@ class Transposed:
         return window.output_size((height - 1) * sh + 1, (width - 1) * sw + 1)
 
     @property
+    def behind_whole_strides(self) -> tuple[Transposed, tuple[int, int]]:
+        """The same with outputs in front so that all phases start at the same inputs, and how many
+        rows and columns these are: its padding is whole strides."""
+        top, left, bottom, right = self.window.pads
+        rows, columns = (p % s for p, s in zip((top, left), self.window.strides, strict=True))
+        window = replace(self.window, pads=(top - rows, left - columns, bottom, right))
+        return replace(self, window=window), (rows, columns)
+
+    @property
     def splits_into_phases(self) -> bool:
         """Whether the phases can be computed one by one (given constant weights)."""
         w = self.window
@@ -206,15 +215,18 @@ def interleave_channels(
     return te.compute((n, channels, *extents), element, name="interleave_channels")
 
 
-def interleave_blocks(x: te.Tensor, strides: tuple[int, int]) -> te.Tensor:
+def interleave_blocks(
+    x: te.Tensor, strides: tuple[int, int], begin: tuple[int, int], extents: tuple[int, int]
+) -> te.Tensor:
     """[N, sh*sw*OCb, H, W, c] with blocks ordered (row phase, column phase, block) ->
-    [N, OCb, sh*H, sw*W, c]."""
-    n, blocks, height, width, c = (int(d) for d in x.shape)
+    [N, OCb, *extents, c], from the row and column ``begin`` of [N, OCb, sh*H, sw*W, c] on."""
+    n, blocks, _, _, c = (int(d) for d in x.shape)
     sh, sw = strides
     each = blocks // (sh * sw)
 
     def element(i, j, h, w, k):
+        h, w = h + begin[0], w + begin[1]
         return x[i, (h % sh * sw + w % sw) * each + j, h // sh, w // sw, k]
 
-    shape = (n, each, sh * height, sw * width, c)
-    return te.compute(shape, element, name="interleave_blocks")
+    shape, attrs = (n, each, *extents, c), {packed_ops.PHASES: sw}
+    return te.compute(shape, element, name="interleave_blocks", attrs=attrs)

@@ -194,26 +194,31 @@ def test_agrees_in_all_but_ties(target, name, most, tmp_path):
     assert np.abs(got - want).max() <= 3.01 * step
 
 
-# (input, output channels, kernel, strides)
+# (input, output channels, kernel, strides, pads, output padding)
 UPSAMPLED = {
-    "row": ((2, 20, 5), 32, (4,), (4,)),
-    "point": ((2, 40, 1, 1), 24, (4, 4), (2, 2)),
-    "few_channels": ((1, 3, 4, 7), 16, (3, 2), (3, 2)),
+    "row": ((2, 20, 5), 32, (4,), (4,), (0, 0), (0,)),
+    "ragged_row": ((2, 20, 5), 32, (5,), (3,), (2, 1), (0,)),
+    "point": ((2, 40, 1, 1), 24, (4, 4), (2, 2), (0, 0, 0, 0), (0, 0)),
+    "few_channels": ((1, 3, 4, 7), 16, (3, 2), (3, 2), (0, 0, 0, 0), (0, 0)),
+    "half_a_stride": ((1, 16, 5, 6), 24, (4, 4), (2, 2), (1, 1, 1, 1), (0, 0)),
+    "uneven": ((1, 16, 5, 4), 24, (5, 7), (2, 3), (3, 4, 0, 2), (1, 2)),
 }
 
 
 @pytest.mark.parametrize("case", UPSAMPLED)
 def test_transposed_convolutions_of_any_rank(case, tmp_path):
     machine = load_target("host")
-    shape, channels, kernel, strides = UPSAMPLED[case]
+    shape, channels, kernel, strides, pads, extra = UPSAMPLED[case]
     g = Graph(shape, "uint8" if machine.arch == "x86_64" else "int8")
     bias = g.constant(np.ones(channels, "float32"))
     weight = g.weight((shape[1], channels, *kernel), 1)
-    y = g.node("ConvTranspose", g.stored("x", 0.02, 100), weight, bias, strides=strides)
+    attributes = {"strides": strides, "pads": pads, "output_padding": extra}
+    y = g.node("ConvTranspose", g.stored("x", 0.02, 100), weight, bias, **attributes)
     path = tmp_path / "model.onnx"
     onnx.save(g.model(g.stored(y, 0.1, 120)), path)
     program = compile_onnx(path, machine)
-    assert "conv2d_integer" in [call.report["template"] for call in program.calls]
+    used = {call.report["template"] for call in program.calls}
+    assert {"conv2d_integer", "interleave"} <= used
     x = np.random.default_rng(1).uniform(-2, 3, shape).astype("float32")
     (got,) = runner_of(program, machine, tmp_path).run({"x": x}, 2).values()
     away = np.abs(got - reference(path, x)) / 0.1
