@@ -138,7 +138,7 @@ def build(
     check_writable(out_dir)
     simplified = simplify(imported.module, chosen)
     preparation = Preparation(
-        model, imported, chosen, simplified, dict(consts or {}), verify, progress
+        model, imported, chosen, simplified, dict(consts or {}), verify, exact, progress
     )
     made = preparation.prepare(request)
     progress("optimize", 0, 1)

@@ -44,7 +44,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """An imported model on its way; ``verify`` asks for golden outputs."""
+    """An imported model on its way.
+
+    Args:
+        verify: make golden outputs.
+        exact: as of ``compiler.build``.
+    """
 
     model: Path
     imported: ImportedModel
@@ -52,6 +57,7 @@ class Preparation:
     simplified: tvm.IRModule
     consts: dict[str, np.ndarray]
     verify: bool
+    exact: bool
     progress: Callable[[str, int, int], None]
 
     def prepare(self, request: Request | None) -> Prepared:
@@ -106,7 +112,7 @@ class Preparation:
         inputs, outputs = self.imported.inputs, self.imported.outputs
         source = None if request.weights_only else calibration_source(self.imported, request)
         outcome = fulfil(
-            request, self.imported, self.simplified, self.target, source, self.progress
+            request, self.imported, self.simplified, self.target, source, self.progress, self.exact
         )
         data, sample = outcome.data, shipped.samples(self.imported.sha256)
         if data is not None and not isinstance(data, NoData):
@@ -116,16 +122,17 @@ class Preparation:
         if golden is not None:
             self.progress("reference outputs", 0, 1)
             golden, accuracy = quantized_golden(golden, self.simplified, found, inputs, outputs)
-        recipe = outcome.recipe.toml(node_names(found.plan.graph))
+        recipe = outcome.recipe.toml(node_names(found.plan.graph, found.plan.kept))
         of_inputs, of_outputs = found.of_inputs(), found.of_outputs()
+        entry = describe(outcome, request, recipe, accuracy)
         return Prepared(
             found.module,
             golden,
             io_tensors(inputs, of_inputs),
             io_tensors(outputs, of_outputs),
-            describe(outcome, request, recipe, accuracy),
+            entry,
             {**io_scales(inputs, of_inputs), **io_scales(outputs, of_outputs)},
-            receipt={"max_drop": outcome.trade.as_dict()} if outcome.trade else {},
+            receipt={key: entry[key] for key in ("kept_in_float32", "max_drop") if key in entry},
         )
 
 

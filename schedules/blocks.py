@@ -9,6 +9,7 @@ from typing import TypeAlias
 import tvm
 from tvm import s_tir, tirx
 
+from compiler.passes.integer_ops import LANES
 from compiler.passes.packed_ops import ANCHOR
 from schedules.tiles import GROUPED_STEPS, RegisterTile
 
@@ -27,6 +28,25 @@ class Anchored:
     anchor: Block
     output: Block
     stages: list[Block]  # producers that stay materialised, in execution order
+
+
+def split_gathered_lanes(sch: Schedule) -> None:
+    """Let a result whose blocks gather the lanes of several be computed by the smaller blocks.
+
+    before:  for j, h, w, k (16):      y[j, h, w, k] = f(x[(16 j + k) / 4, h, w, k % 4])
+    after:   for j, h, w, k (4):       y[j / 4, h, w, j % 4 * 4 + k] = f(x[j, h, w, k])
+    """
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    lanes = [int(sch.get(b).annotations.get(LANES, 0)) for b in blocks]
+    if not any(lanes):
+        return
+    output, c = blocks[-1], max(lanes)
+    extents = [int(v.dom.extent) for v in sch.get(output).iter_vars]
+    if len(extents) == 5 and extents[-1] > c and extents[-1] % c == 0:
+        parts = extents[-1] // c
+        sch.transform_block_layout(
+            output, lambda i, j, h, w, k: (i, j * parts + k // c, h, w, k % c)
+        )
 
 
 def find_anchored(sch: Schedule, kind: str, reductions: tuple[str, ...] = ()) -> Anchored | None:

@@ -31,6 +31,7 @@ from schedules import (
     winograd,
 )
 from schedules.addends import start_from_addends
+from schedules.blocks import split_gathered_lanes
 from schedules.choices import Chooser, UnknownDecisionError, take_default
 
 Template = Callable[[s_tir.Schedule, Target, Chooser], "dict[str, str] | None"]
@@ -103,6 +104,7 @@ def apply(
     """
     for template in TEMPLATES:
         schedule = s_tir.Schedule(func)
+        split_gathered_lanes(schedule)
         report = template(schedule, target, choose)
         if report is not None:
             scheduled = schedule.mod["main"]
@@ -113,6 +115,7 @@ def apply(
     for template in FAMILIES:
         try:
             schedule = s_tir.Schedule(func)
+            split_gathered_lanes(schedule)
             report = template(schedule, target, choose)
         except UnknownDecisionError:
             raise

@@ -144,10 +144,10 @@ def _quantization(
         text = ", ".join(
             [f"{counts['int8']} of {total} convolutions and products in int8", *stored]
         )
-        if not counts["int8"]:
-            text += f"; {_why_floats(target)}"
     if calibration is not None and calibration["samples"]:
         text += f", {calibration['samples']} calibration samples"
+    if entry["precision"] == "int8":
+        text += _why_floats(entry, target)
     rates = [db for db in (entry["sqnr_db"] or {}).values() if db is not None]
     if rates:
         text += f", {min(rates):.1f} dB above the quantisation noise"
@@ -175,12 +175,18 @@ def _trade(trade: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [*rows, ("in float32", kept)]
 
 
-def _why_floats(target: Target) -> str:
+def _why_floats(entry: dict[str, Any], target: Target) -> str:
+    """What to add about operators that int8 was asked for, but would slow down."""
     from compiler.passes.dot_layout import dot_layouts
 
+    text = ""
+    if entry["kept_in_float32"]:
+        text = f"; {len(entry['kept_in_float32'])} stay in float32, which is faster for them here"
     if not dot_layouts(target):
-        return f"{target.name} multiplies and adds floats in one instruction, bytes in two"
-    return "float32 is faster on this CPU, or the recipe wants it"
+        text += f"; {target.name} multiplies and adds floats in one instruction, bytes in two"
+    elif not entry["operators"]["int8"] and not text:
+        text = "; float32 is faster on this CPU, or the recipe wants it"
+    return text
 
 
 def _print(result: BuildResult) -> None:

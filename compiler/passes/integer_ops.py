@@ -10,6 +10,8 @@ from compiler.passes.dot_layout import DotLayout
 from compiler.passes.integer_groups import Groups
 from compiler.passes.packed_ops import ANCHOR, GROUPS, TOGETHER, Window
 
+# Attribute of a block that gathers channels of several blocks in one: how many lanes those have.
+LANES = "edgecc.lanes"
 # Name of the block that makes floats of a product's weights.
 STORED_WEIGHTS = "stored_weights"
 # What may be rounded to int32.
@@ -267,17 +269,31 @@ def pack_columns(weight: np.ndarray, layout: DotLayout) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose(2, 0, 3, 1))
 
 
+def quantize_in_blocks(x: te.Tensor, scale: float, zero: int, dtype: str, block: int) -> te.Tensor:
+    """``quantize`` of a packed tensor [N, Cb, H, W, c], in blocks of a multiple of c channels."""
+    n, blocks, height, width, c = (int(d) for d in x.shape)
+
+    def element(i, j, h, w, k):
+        lane = j * block + k
+        return _quantized(x[i, lane // c, h, w, lane % c], scale, zero, dtype)
+
+    shape = (n, blocks * c // block, height, width, block)
+    return te.compute(shape, element, name="quantize", attrs={LANES: c})
+
+
 def quantize(x: te.Tensor, scale: float, zero: int, dtype: str) -> te.Tensor:
     """saturate(round_half_even(x / scale) + zero) of a float tensor of any shape."""
+    return te.compute(
+        x.shape, lambda *index: _quantized(x[index], scale, zero, dtype), name="quantize"
+    )
+
+
+def _quantized(x: tirx.PrimExpr, scale: float, zero: int, dtype: str) -> tirx.PrimExpr:
     info = np.iinfo(dtype)
     inverse = tirx.const(np.float32(1.0) / np.float32(scale), "float32")
     low, high = (tirx.const(float(bound - zero), "float32") for bound in (info.min, info.max))
-
-    def element(*index):
-        steps = te.max(te.min(x[index] * inverse, high), low)
-        return (te.round(steps).astype("int32") + zero).astype(dtype)
-
-    return te.compute(x.shape, element, name="quantize")
+    steps = te.max(te.min(x * inverse, high), low)
+    return (te.round(steps).astype("int32") + zero).astype(dtype)
 
 
 def dequantize(x: te.Tensor, scale: float, zero: int) -> te.Tensor:

@@ -16,7 +16,7 @@ from tvm import relax
 from compiler.passes import packed_ops, winograd
 from compiler.passes.channel_order import ChannelOrder, blocks_of, blocks_of_groups
 from compiler.passes.integer_sums import Sums
-from compiler.passes.pack_integer import IntegerFollowers
+from compiler.passes.pack_integer import IntegerFollowers, Quantized
 from compiler.passes.pack_transposed import (
     Phases,
     Transposed,
@@ -191,8 +191,7 @@ class _Packer(IntegerFollowers):
             value = constant_of(weight)
             m = winograd.choose_tile(self.target, window, logical, value)
             if value is not None and m is not None:
-                x = self._packed_input(data, block)
-                return winograd.emit_conv2d(self.builder, x, value, window, shape, m)
+                return self._emit_winograd(activations, value, window, shape, m, block)
         any_order = groups > 1 and not (depthwise and constant_of(weight) is None)
         x = self._packed_input(data, block if depthwise else 1, any_order)
         collapsed = (
@@ -221,6 +220,24 @@ class _Packer(IntegerFollowers):
         )
         self.births[result] = len(self.births)
         return Packed(result, shape, block, collapsed, order)
+
+    def _emit_winograd(
+        self,
+        activations: relax.Expr,
+        weight: np.ndarray,
+        window: Window,
+        shape: tuple[int, ...],
+        m: int,
+        block: int,
+    ) -> Packed:
+        """Bytes are made floats where tiles are read; their scale goes into the weights."""
+        raw, zero = self.raw(activations), 0
+        if isinstance(raw, Quantized) and _is_read_in_place(raw, block):
+            x, zero = raw.stored, int(raw.quantum.zero_point)
+            weight = weight * np.float32(raw.quantum.scale)
+        else:
+            x = self._packed_input(self.value(activations), block)
+        return winograd.emit_conv2d(self.builder, x, weight, window, shape, m, block, zero)
 
     def _grouped_layout(
         self, weight: relax.Expr, groups: int, lanes: int
@@ -299,6 +316,17 @@ def _four(padding) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) of Relax's padding of 1-D or 2-D windows."""
     padding = [int(p) for p in padding]
     return (0, padding[0], 0, padding[1]) if len(padding) == 2 else tuple(padding)
+
+
+def _is_read_in_place(data: Quantized, block: int) -> bool:
+    """Whether blocks of bytes hold whole blocks of so many floats."""
+    stored = data.stored
+    return (
+        isinstance(stored, Packed)
+        and data.quantum.per_tensor
+        and stored.order is None
+        and stored.block % block == 0
+    )
 
 
 def _result_shape(

@@ -31,7 +31,7 @@ from compiler.passes.integer_sums import Quantized, Sums, suits, with_bias
 from compiler.passes.integer_transposed import transposed_rows
 from compiler.passes.pack_transposed import Transposed, interleave_blocks, phases_of
 from compiler.passes.packed_followers import PackedFollowers
-from compiler.passes.packed_ops import FUSABLE, Window
+from compiler.passes.packed_ops import FUSABLE, JOINING, Window
 from compiler.passes.packed_values import (
     Packed,
     constant_of,
@@ -132,13 +132,28 @@ class IntegerFollowers(PackedFollowers):
         if not isinstance(data, Packed):
             return None
         scale, zero = float(quantum.scale), int(quantum.zero_point)
+        block = self._stored_block(data, quantum.dtype)
+
+        def compute(x):
+            if block == data.block:
+                return integer_ops.quantize(x, scale, zero, quantum.dtype)
+            return integer_ops.quantize_in_blocks(x, scale, zero, quantum.dtype, block)
+
         stored = self.builder.emit_te(
-            lambda x: integer_ops.quantize(x, scale, zero, quantum.dtype),
+            compute,
             data.expr,
             primfunc_name_hint="quantize",
+            primfunc_attrs=JOINING if block != data.block else None,
         )
         self.births[stored] = self.births.get(data.expr, -1)
-        return replace(data, expr=stored)
+        return replace(data, expr=stored, block=block)
+
+    def _stored_block(self, data: Packed, dtype: str) -> int:
+        """Channels that lie together in bytes made of floats: as integer kernels have them."""
+        blocks = [d.block for d in self.dots if d.activation == dtype]
+        if not blocks or data.order is not None or data.blocks * data.block % blocks[0]:
+            return data.block
+        return blocks[0] if blocks[0] % data.block == 0 else data.block
 
     def _add(self, call: relax.Call) -> object:
         """A constant for each channel joins the sums' bias."""

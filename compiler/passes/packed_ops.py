@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import tvm
 from tvm import te, tirx
 
 from compiler.frontend.response_norm import ResponseNorm
@@ -23,8 +24,20 @@ GROUPS = "edgecc.groups"
 TOGETHER = "edgecc.together"
 # FuseOps lets element-wise consumers join a function of this pattern.
 FUSABLE = {"op_pattern": 4}
+# What it takes for one of these, wherever its elements come to lie.
+JOINING = {"edgecc.joins": 1}
 # Neighbours in a row that use different weights, in turn.
 PHASES = "edgecc.phases"
+
+
+def join_elementwise() -> tvm.ir.transform.Pass:
+    """What is ``JOINING`` counts as element-wise; after ``AnnotateTIROpPattern``."""
+
+    def element_wise(func: tirx.PrimFunc, module: tvm.IRModule, context: object) -> tirx.PrimFunc:
+        joins = func.attrs is not None and next(iter(JOINING)) in func.attrs
+        return func.with_attr("op_pattern", 0) if joins else func
+
+    return tirx.transform.prim_func_pass(element_wise, opt_level=0, name="edgecc.join_elementwise")
 
 
 @dataclass(frozen=True)

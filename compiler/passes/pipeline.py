@@ -14,6 +14,7 @@ from compiler.passes.fuse_depthwise import fuse_depthwise
 from compiler.passes.legalize_quantized import LEGALIZATIONS
 from compiler.passes.pack_convolutions import pack_convolutions
 from compiler.passes.pack_matmuls import pack_matmuls
+from compiler.passes.packed_ops import join_elementwise
 from compiler.passes.place_views import place_views
 from compiler.passes.sink_dequantize import sink_dequantize
 from compiler.passes.store_as_operands import store_as_operands
@@ -49,6 +50,7 @@ def lower(module: tvm.IRModule, target: Target, exact: bool = False) -> tvm.IRMo
         relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(LEGALIZATIONS, skip_ops=[*ALIAS_OPS, *VIEW_OPS]),
         relax.transform.AnnotateTIROpPattern(),
+        join_elementwise(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),

@@ -48,22 +48,24 @@ def choose_tile(
     """
     if weight is None or weight.dtype not in (np.float32, np.float16):
         return None
-    if not _is_winograds(window):
+    if not computes(window):
         return None
     return _cheapest(target, window, shape, weight.shape[0], 8 * weight.itemsize)[0]
 
 
-def float_cycles(
+def float_costs(
     target: Target, window: Window, shape: tuple[int, ...], out_channels: int, exact: bool
-) -> float:
-    """Of an ungrouped convolution of floats, the way ``choose_tile`` has it computed.
+) -> tuple[float, int]:
+    """Cycles and bytes of weights of an ungrouped convolution of floats, as it will be computed.
 
     Args:
         exact: without Winograd's algorithm.
     """
-    if exact:
-        return _direct_cycles(target, window, shape, out_channels, 32)
-    return _cheapest(target, window, shape, out_channels, 32)[1]
+    pairs = 4 * shape[1] * out_channels
+    m, cycles = None, _direct_cycles(target, window, shape, out_channels, 32)
+    if not exact:
+        m, cycles = _cheapest(target, window, shape, out_channels, 32)
+    return cycles, pairs * (math.prod(window.kernel) if m is None else (m + TAPS - 1) ** 2)
 
 
 def _cheapest(
@@ -71,7 +73,7 @@ def _cheapest(
 ) -> tuple[int | None, float]:
     """Outputs of a tile, None for a direct convolution, and estimated cycles."""
     best, best_cycles = None, _direct_cycles(target, window, shape, out_channels, bits)
-    if not _is_winograds(window):
+    if not computes(window):
         return best, best_cycles
     for m in TILES.get(target.arch, (2, 4)):
         cycles = _winograd_cycles(target, window, shape, out_channels, m, bits)
@@ -81,8 +83,8 @@ def _cheapest(
     return best, best_cycles
 
 
-def _is_winograds(window: Window) -> bool:
-    """Whether its algorithm computes such a convolution."""
+def computes(window: Window) -> bool:
+    """Whether the algorithm is for such a convolution."""
     unit = (1, 1)
     return (window.kernel, window.strides, window.dilation) == ((TAPS, TAPS), unit, unit)
 
@@ -103,7 +105,7 @@ def pays_in_integers(
         weight: int8 [OC, C, 3, 3].
         bias: int64 [OC].
     """
-    if not _is_winograds(window):
+    if not computes(window):
         return False
     if not target.loads_register_groups:
         return False
@@ -148,22 +150,26 @@ def emit_conv2d(
     window: Window,
     shape: tuple[int, ...],
     m: int,
+    block: int,
+    zero: int = 0,
 ) -> Packed:
     """Emit a convolution with weights [OC, IC, 3, 3] in tiles of m x m outputs.
 
     Args:
         shape: the logical shape of the result.
+        block: of the result; that of x as well, which may be larger where x are bytes.
+        zero: their zero point.
     """
     x = x.viewed(builder, collapsed=False)
-    kernel = relax.const(pack_weight(weight, m, x.block))
+    kernel = relax.const(pack_weight(weight, m, block))
     result = builder.emit_te(
-        lambda data, kernel: conv2d(data, kernel, window, m),
+        lambda data, kernel: conv2d(data, kernel, window, m, zero),
         x.expr,
         kernel,
         primfunc_name_hint="winograd_conv2d",
         primfunc_attrs=FUSABLE,
     )
-    return Packed(result, shape, x.block)
+    return Packed(result, shape, block)
 
 
 def _direct_cycles(

@@ -90,21 +90,28 @@ def conv2d(x: te.Tensor, weight: te.Tensor, window: Window, m: int, zero: int = 
     """Convolution with a 3 x 3 window of stride and dilation 1.
 
     Args:
-        x: [N, IC/ci, H, W, ci]; channels beyond the true IC are never read, or bytes.
+        x: [N, IC/ci, H, W, ci]; channels beyond the true IC are never read, or bytes. Bytes for
+            weights of floats are converted, and may lie in larger blocks than c.
         weight: [(m + 2)^2, OCb, ICb, ci, c], or [(m + 2)^2, OCb, IC, 1, c] where ci does not
-            divide the channels; see ``transform_weight``. int16 for bytes.
-        zero: what x is padded with.
+            divide the channels; see ``transform_weight``. int16 for sums of integers.
+        zero: zero point of bytes.
 
     Returns:
-        [N, OCb, OH, OW, c]; for bytes int32, ``INTEGER_SCALE`` times the sums.
+        [N, OCb, OH, OW, c]; int32 for integers, ``INTEGER_SCALE`` times the sums of x, padded with
+        zero; else sums of x - zero.
     """
     n, blocks, height, width, block = (int(d) for d in x.shape)
     _, oc_blocks, ic_outer, ic_inner, c = (int(d) for d in weight.shape)
     rows, columns = tiles_of(window, height, width, m)
     a = m + TAPS - 1
     dtype = str(weight.dtype)
-    padded = _pad_to_tiles(x, window, rows * m + 2, columns * m + 2, tirx.const(zero, dtype))
     sums = "int32" if dtype == "int16" else dtype
+    extents = (rows * m + 2, columns * m + 2)
+    if "int8" in str(x.dtype) and dtype != "int16":
+        blocks, block = -(-ic_outer * ic_inner // c), c
+        padded = _centre_in_tiles(x, window, (n, blocks, *extents, block), zero, dtype)
+    else:
+        padded = _pad_to_tiles(x, window, *extents, tirx.const(zero, dtype))
     # Neighbouring tiles share two columns of it.
     half = te.compute(
         (n, blocks, rows, a, columns * m + 2, block),
@@ -152,6 +159,24 @@ def _pad_to_tiles(
         return tirx.if_then_else(inside, value, zero)
 
     return te.compute((n, blocks, rows, columns, block), element, name="pad")
+
+
+def _centre_in_tiles(
+    x: te.Tensor, window: Window, shape: tuple[int, ...], zero: int, dtype: str
+) -> te.Tensor:
+    """Bytes - zero as floats, with a border of zeros, in blocks of other sizes."""
+    _, _, height, width, size = (int(d) for d in x.shape)
+    block = shape[-1]
+    top, left, _, _ = window.pads
+
+    def element(i, j, h, w, k):
+        inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
+        lane = j * block + k
+        value = x[i, lane // size, h - top, w - left, lane % size]
+        centred = (value.astype("int32") - zero).astype(dtype)
+        return tirx.if_then_else(inside, centred, tirx.const(0, dtype))
+
+    return te.compute(shape, element, name="pad")
 
 
 def _output(

@@ -7,16 +7,20 @@ only its producer or some readers don't, convolutions and products read a quanti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tvm import relax
 
 from compiler.passes.packed_values import shape_of
+from compiler.quantize.costs import Costs
 from compiler.quantize.dynamic import fits
 from compiler.quantize.recipe import Choice, Recipe
 from compiler.quantize.regions import Graph, Region
 
 STRONG = ("convolution", "matmul", "product")
+# Precisions that let an operator read integers.
+INTEGERS = ("auto", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,7 @@ class Plan:
         quantized: regions that read integers.
         dynamic: products whose left operand is quantised row by row at run time (``dynamic``).
         integer_io: the model takes and returns integers where it can.
+        kept: regions that compute in floats between stored integers, since that is faster.
     """
 
     graph: Graph
@@ -55,10 +60,12 @@ class Plan:
     quantized: frozenset[Region]
     dynamic: frozenset[Region] = frozenset()
     integer_io: bool = False
+    kept: Mapping[Region, Costs] = field(default_factory=dict)
 
     def is_integer(self, region: Region) -> bool:
         """Whether a convolution or product is computed in integers."""
-        return region in self.dynamic or (region in self.quantized and region.kind in STRONG)
+        strong = region in self.quantized and region.kind in STRONG and region not in self.kept
+        return region in self.dynamic or strong
 
     def reads_integers(self, region: Region) -> bool:
         """Stored ones, or rows that become integers at run time."""
@@ -76,15 +83,31 @@ class Plan:
         return var if like is None else self.leader(like)
 
 
-def make_plan(graph: Graph, recipe: Recipe, integer_io: bool = False) -> Plan:
-    """Applies a recipe to a graph."""
-    return _Planner(graph, recipe, integer_io).plan()
+def make_plan(
+    graph: Graph,
+    recipe: Recipe,
+    integer_io: bool = False,
+    costs: Mapping[Region, Costs] | None = None,
+) -> Plan:
+    """Applies a recipe to a graph.
+
+    Args:
+        costs: of regions that could be faster in floats.
+    """
+    return _Planner(graph, recipe, integer_io, costs or {}).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, recipe: Recipe, integer_io: bool) -> None:
+    def __init__(
+        self, graph: Graph, recipe: Recipe, integer_io: bool, costs: Mapping[Region, Costs]
+    ) -> None:
         self.graph, self.integer_io = graph, integer_io
         self.choices = {r: recipe.choice(operator_of(r), r.names) for r in graph.regions}
+        self.kept = {
+            region: found
+            for region, found in costs.items()
+            if found.slower_in_integers and self.choices[region].precision == "auto"
+        }
         self.dynamic = frozenset(r for r in graph.regions if self._is_dynamic(r))
         self.wanted: set[relax.Var] = set()
         self.quantized: set[Region] = set()
@@ -102,12 +125,20 @@ class _Planner:
                 self.quantized.add(region)
             self._store(region.end, region)
         quantized = frozenset(self.quantized)
-        return Plan(graph, self.choices, self.stored, quantized, self.dynamic, self.integer_io)
+        return Plan(
+            graph,
+            self.choices,
+            self.stored,
+            quantized,
+            self.dynamic,
+            self.integer_io,
+            self.kept,
+        )
 
     def _is_dynamic(self, region: Region) -> bool:
         """One row a sample gains nothing: its range is the tensor's."""
         choice = self.choices[region]
-        if region.kind != "matmul" or choice.precision != "int8":
+        if region.kind != "matmul" or choice.precision not in INTEGERS:
             return False
         call = self.graph.values[region.anchor]
         if choice.activations == "auto":
@@ -117,14 +148,16 @@ class _Planner:
     def _allowed(self, region: Region) -> bool:
         """Whether it may read integers of calibrated ranges."""
         known = region.kind != "float" and region not in self.dynamic
-        return known and self.choices[region].precision == "int8"
+        return known and self.choices[region].precision in INTEGERS
 
     def _is_wanted(self, var: relax.Var) -> bool:
-        """Whether all readers would take integers."""
+        """Whether all readers would take integers, and one of them computes with these."""
         readers = self._reading_regions(var)
         if var in self.graph.results:
             return self.integer_io and all(self._wants(region, var) for region in readers)
-        return bool(readers) and all(self._wants(region, var) for region in readers)
+        if all(region in self.kept for region in readers):
+            return False
+        return all(self._wants(region, var) for region in readers)
 
     def _reading_regions(self, var: relax.Var) -> list[Region]:
         found = (self.graph.region_of[r] for r in self.graph.readers.get(var, ()))
@@ -160,6 +193,7 @@ class _Planner:
         copy = any(
             self._multiplies(reader, var) and self._allowed(reader)
             for reader in self._reading_regions(var)
+            if reader not in self.kept or (region is None and self.integer_io)
         )
         if not whole and not copy:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts
 from compiler.quantize.adaround import AdaptiveRounding
 from compiler.quantize.bias_correction import TapMeans, correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, make_calibrator
+from compiler.quantize.costs import Costs, convolution_costs
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
 from compiler.quantize.insert import Copy, Weights, insert
@@ -77,6 +78,13 @@ class Quantized:
                 counts[precision] = counts.get(precision, 0) + 1
         return counts
 
+    def kept(self) -> list[dict[str, str]]:
+        """Operators that compute in floats because integers would be slower."""
+        return [
+            {"operator": operator_of(region), "node": region.name, "why": str(costs)}
+            for region, costs in self.plan.kept.items()
+        ]
+
 
 def quantize(
     module: tvm.IRModule,
@@ -85,6 +93,7 @@ def quantize(
     recipe: Recipe,
     progress: Progress = lambda stage, done, total: None,
     integer_io: bool = False,
+    exact: bool = False,
 ) -> Quantized:
     """Quantises a simplified module; for a CPU without products of bytes nothing, since it computes
     floats faster.
@@ -93,6 +102,7 @@ def quantize(
         data: samples of its inputs; None: operators compute floats, whatever the recipe says, and
             weights alone are stored as it says.
         integer_io: the new module takes and returns integers where it stores them.
+        exact: floats are not computed by Winograd's algorithm.
 
     Raises:
         EdgeccError: the data do not fit the model.
@@ -103,7 +113,7 @@ def quantize(
         plan = make_plan(Graph(module), recipe, integer_io)
         made, copies = insert(plan, {}, {}, activation_dtype(target))
         return Quantized(made, plan, {}, {}, copies)
-    with Quantizer(module, target, data, recipe, progress, integer_io) as quantizer:
+    with Quantizer(module, target, data, recipe, progress, integer_io, exact) as quantizer:
         return quantizer.quantize()
 
 
@@ -125,6 +135,7 @@ class Quantizer:
         recipe: Recipe,
         progress: Progress = lambda stage, done, total: None,
         integer_io: bool = False,
+        exact: bool = False,
         variants: bool = False,
         cache: KernelCache | None = None,
     ) -> None:
@@ -138,7 +149,8 @@ class Quantizer:
         self.module, self.target, self.recipe = module, target, recipe
         self.progress, self.integer_io = progress, integer_io
         self.graph = Graph(module)
-        plan = make_plan(self.graph, recipe, integer_io)
+        self._costs = _costs(self.graph, target, integer_io, exact)
+        plan = make_plan(self.graph, recipe, integer_io, self._costs)
         calibrators = {
             var: make_calibrator(stored.calibrator)
             for var, stored in plan.stored.items()
@@ -165,7 +177,7 @@ class Quantizer:
     def quantize(self, floats: Sequence[Rule] = ()) -> Quantized:
         """The module by the recipe and more rules, all of which must say float32."""
         recipe = replace(self.recipe, rules=(*self.recipe.rules, *floats))
-        plan = make_plan(self.graph, recipe, self.integer_io)
+        plan = make_plan(self.graph, recipe, self.integer_io, self._costs)
         activations = choose_quanta(plan, self._ranges, activation_dtype(self.target))
         weights = {anchor: w for anchor, w in self._weights.items() if _is_used(plan, anchor)}
         if recipe.adaround:
@@ -199,9 +211,25 @@ def _in_floats(recipe: Recipe) -> Recipe:
     return replace(recipe, rules=rules, bias_correction=False, adaround=False)
 
 
-def node_names(graph: Graph) -> list[tuple[str, str]]:
-    """(operator, name) of all regions that a recipe can say something about."""
-    return [(operator_of(r), r.name) for r in graph.regions if r.kind != "float"]
+def _costs(graph: Graph, target: Target, integer_io: bool, exact: bool) -> dict[Region, Costs]:
+    """Of the convolutions that could be faster in floats."""
+    found = {}
+    for region in graph.regions:
+        if region.kind == "convolution":
+            outside = graph.operands[region.anchor][0] in graph.params and not integer_io
+            costs = convolution_costs(graph.values[region.anchor], target, outside, exact)
+            if costs is not None:
+                found[region] = costs
+    return found
+
+
+def node_names(graph: Graph, kept: Mapping[Region, Costs] | None = None) -> list[tuple[str, str]]:
+    """(operator, name) of all regions that a recipe can say something about.
+
+    Behind the name stands why an operator stays in floats, where a plan decided that.
+    """
+    why = {region: f"   float32: {costs}" for region, costs in (kept or {}).items()}
+    return [(operator_of(r), r.name + why.get(r, "")) for r in graph.regions if r.kind != "float"]
 
 
 def _calibrate(

@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRECISIONS = ("int8", "float16", "float32")
+PRECISIONS = ("auto", "int8", "float16", "float32")
 GRANULARITIES = ("per_channel", "per_tensor")
 WEIGHTS = ("float32", "int8", "int4")
 GROUPS = (32, 64, 128)
@@ -34,7 +34,8 @@ class Choice:
     """What the rules say of one operator.
 
     Args:
-        precision: "int8", "float16" or "float32".
+        precision: "int8", "float16", "float32", or "auto" for int8 where that is not slower than
+            float32 on the target.
         calibrator: of the tensor that it hands over (see ``calibrators``).
         granularity: of its weights, "per_channel" or "per_tensor".
         weights: as what the constant matrix (or table of rows) of an operator that computes floats
@@ -206,7 +207,7 @@ def _toml(value: Any) -> str:
 
 DEFAULT = Recipe(
     (
-        Rule("*", "int8", "mse", "per_channel", activations="auto"),
+        Rule("*", "auto", "mse", "per_channel", activations="auto"),
         # of two computed operands, as in attention: neither is known before it runs
         Rule("product", "float32"),
     )

