@@ -70,7 +70,9 @@ class Preparation:
             golden = self._golden(shipped.samples(self.imported.sha256))
             inputs, outputs = self.imported.inputs, self.imported.outputs
             return Prepared(self.simplified, golden, inputs, outputs)
-        return self._narrow(request) if request.precision == "float16" else self._quantize(request)
+        from compiler.quantize.request import HALVES
+
+        return self._narrow(request) if request.precision in HALVES else self._quantize(request)
 
     def _golden(self, samples: Mapping[str, np.ndarray] | None) -> Golden | None:
         """Inputs and outputs of the model as it was given, where verification is asked for."""
@@ -92,7 +94,8 @@ class Preparation:
         from compiler.quantize.half_golden import half_tensors, prove
 
         inputs, outputs = self.imported.inputs, self.imported.outputs
-        found = narrow(self.simplified, self.target, request.recipe, request.stored_io)
+        precision = request.precision
+        found = narrow(self.simplified, self.target, request.recipe, request.stored_io, precision)
         data = None
         if request.calibration is not None:
             data = open_data(request.calibration, self.imported.inputs, request.preprocessing)
@@ -101,7 +104,8 @@ class Preparation:
         golden, entry = prove(found, request, golden, data, inputs, outputs)
         if request.stored_io:
             inputs, outputs = half_tensors(inputs), half_tensors(outputs)
-        return Prepared(found.half.module, golden, inputs, outputs, entry, float_bits=16)
+        bits = 16 if precision == "float16" else 32
+        return Prepared(found.half.module, golden, inputs, outputs, entry, float_bits=bits)
 
     def _quantize(self, request: Request) -> Prepared:
         from compiler.quantize.data import NoData

@@ -117,6 +117,14 @@ class Target:
         return self.arch == "aarch64" and "+fullfp16" in self.features
 
     @property
+    def has_bfloat16(self) -> bool:
+        """Whether its vector unit adds up products of bfloat16 in float32."""
+        return bool(
+            {"aarch64": {"+bf16"}, "x86_64": {"+avx512bf16"}}.get(self.arch, set())
+            & set(self.features)
+        )
+
+    @property
     def groups_loads(self) -> bool:
         """Whether one instruction should load up to four neighbouring vectors.
 

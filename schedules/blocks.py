@@ -96,6 +96,11 @@ def result_bits(sch: Schedule, block: Block) -> int:
     return tvm.DataType(str(sch.get(block).writes[0].source.ty.dtype)).bits
 
 
+def element_bytes(dtype: object) -> int:
+    """Of one element in memory."""
+    return tvm.DataType(str(dtype)).bits // 8
+
+
 def partition_tail(sch: Schedule, loop: Loop) -> None:
     """Ask for a separate copy of the ragged last iteration, so that the others need no test."""
     sch.annotate(loop, "pragma_loop_partition_hint", 1)

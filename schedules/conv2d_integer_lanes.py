@@ -27,6 +27,7 @@ from schedules.blocks import (
     Anchored,
     Block,
     Loop,
+    element_bytes,
     extent,
     iterations,
     partition_tail,
@@ -102,7 +103,8 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
     batch, blocks, height, width, lanes = (extent(sch, x) for x in sch.get_loops(anchored.output))
     anchor = sch.get(anchored.anchor)
     steps, kernel_height, kernel_width, group = (int(v.dom.extent) for v in anchor.iter_vars[5:])
-    shape = [int(d) for d in anchor.reads[0].source.ty.shape]
+    source = anchor.reads[0].source.ty
+    shape, nbytes = [int(d) for d in source.shape], element_bytes(source.dtype)
     # How far one step of oh, ow and kw moves in the input.
     axes = axes_of(sch, anchored.anchor)
     down, along, tap = ((axes[i].loads[0] or 0) // shape[4] for i in (-7, -6, -2))
@@ -122,12 +124,12 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, dot: Dot) -> Problem:
         max(1, down // shape[3]),
         max(1, tap),
         plain=False,
-        input_bytes=math.prod(shape),
-        vector_bytes=dot.lanes * group,
+        input_bytes=math.prod(shape) * nbytes,
+        vector_bytes=dot.lanes * group * nbytes,
         epilogue=1 if dot.collect else 1 + cost(sch, anchored.output) // 2,
         instructions=dot.instructions,
         temporaries=dot.temporaries,
-        pixel_bytes=shape[4],
+        pixel_bytes=shape[4] * nbytes,
     )
 
 

@@ -26,6 +26,7 @@ from schedules.access import axes_of, cost
 from schedules.blocks import (
     Anchored,
     Block,
+    element_bytes,
     extent,
     find_anchored,
     iterations,
@@ -35,7 +36,7 @@ from schedules.blocks import (
 )
 from schedules.choices import Chooser
 from schedules.dots import tile_weights
-from schedules.intrinsics.neon_mmla import GROUP, PAIR, mmla
+from schedules.intrinsics.neon_mmla import PAIR, mmla
 from schedules.lanes import Blocking, Problem, candidates, cycles, promising_blockings
 from schedules.tiles import parallel_grain
 
@@ -58,13 +59,14 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     blocking = choose(
         sch, default, promising_blockings(target, problem, _blockings(target, problem))
     )
-    _tile(sch, target, anchored, pairs, problem, blocking)
+    intrinsic = mmla(str(sch.get(pairs).reads[0].source.ty.dtype))
+    _tile(sch, target, anchored, pairs, problem, blocking, intrinsic)
     tile = blocking.tile
     return {
         "template": "conv2d_integer",
         "decision": f"tile {tile.rows}x{tile.columns} pairs, chunk {blocking.chunk}, "
         f"block {blocking.block}",
-        "intrinsic": mmla().removeprefix("edgecc."),
+        "intrinsic": intrinsic.removeprefix("edgecc."),
     }
 
 
@@ -75,7 +77,8 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, pairs: Block) -> Problem:
         int(v.dom.extent) for v in sch.get(anchored.anchor).iter_vars[7:]
     )
     *_, count, _, _, _, vector = (int(v.dom.extent) for v in sch.get(pairs).iter_vars)
-    shape = [int(d) for d in sch.get(pairs).reads[0].source.ty.shape]
+    source = sch.get(pairs).reads[0].source.ty
+    shape, nbytes = [int(d) for d in source.shape], element_bytes(source.dtype)
     axes = axes_of(sch, pairs)
     down, tap, pixel = ((axes[i].loads[0] or 0) // shape[4] for i in (2, 5, 6))
     per_block = vector // group
@@ -93,10 +96,10 @@ def _describe(sch: s_tir.Schedule, anchored: Anchored, pairs: Block) -> Problem:
         max(1, down // shape[3]),
         max(1, tap),
         plain=False,
-        input_bytes=math.prod(shape),
-        vector_bytes=PAIR * group,
+        input_bytes=math.prod(shape) * nbytes,
+        vector_bytes=PAIR * group * nbytes,
         epilogue=1 + cost(sch, anchored.output) // 2,
-        pixel_bytes=vector,
+        pixel_bytes=vector * nbytes,
         pixels=PAIR,
         most_columns=MAX_COLUMNS,
     )
@@ -117,6 +120,7 @@ def _tile(
     pairs: Block,
     problem: Problem,
     blocking: Blocking,
+    intrinsic: str,
 ) -> None:
     tile, anchor = blocking.tile, anchored.anchor
     tile_weights(sch, anchor, problem.lanes, tile.columns * PAIR)
@@ -139,7 +143,8 @@ def _tile(
     sch.reorder(block, kh, kw, step, channels, pair, pixel, channel, group)
     sch.compute_at(pairs, kw, preserve_unit_loops=True)
     *_, count, _, _, side, vector = sch.get_loops(pairs)
-    width = 2 * GROUP if extent(sch, vector) % (2 * GROUP) == 0 else GROUP
+    half = extent(sch, group)
+    width = 2 * half if extent(sch, vector) % (2 * half) == 0 else half
     whole, vector = sch.split(vector, [None, width])
     sch.vectorize(vector)
     for loop in (count, side, whole, step, channels, pair):
@@ -154,4 +159,4 @@ def _tile(
         sch.unroll(loop)
     # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
     sch.blockize(sch.get_loops(anchor)[-3])
-    sch.tensorize(sch.get_loops(anchor)[-3], mmla())
+    sch.tensorize(sch.get_loops(anchor)[-3], intrinsic)

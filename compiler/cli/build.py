@@ -133,11 +133,14 @@ def _quantization(
     """The rows about precision, of quantised models."""
     if entry is None:
         return []
+    from compiler.quantize.request import HALVES
+
     counts, calibration = entry["operators"], entry["calibration"]
     total = sum(counts.values())
     stored = [f"{n} with {p}" for p, n in counts.items() if p not in ("int8", "float32")]
-    if entry["precision"] == "float16":
-        text = f"{counts['float16']} of {total} convolutions and products in float16"
+    if entry["precision"] in HALVES:
+        narrow = entry["precision"]
+        text = f"{counts[narrow]} of {total} convolutions and products in {narrow}"
     elif calibration is None:
         text = f"{', '.join(stored) or 'none'} of {total} convolutions and products"
     else:

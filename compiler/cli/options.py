@@ -52,9 +52,10 @@ Exact = Annotated[
 Quantize = Annotated[
     str,
     typer.Option(
-        metavar="int8|float16|weights-int8|weights-int4|none",
-        help="int8: integer arithmetic, by calibration data. float16: on CPUs that compute in it. "
-        "weights-*: weights of products and tables of rows alone. Both need no data.",
+        metavar="int8|float16|bfloat16|weights-int8|weights-int4|none",
+        help="int8: integer arithmetic, by calibration data. float16, bfloat16: on CPUs with "
+        "arithmetic for it. "
+        "weights-*: weights of products and tables of rows alone. Only int8 needs data.",
     ),
 ]
 Calibration = Annotated[

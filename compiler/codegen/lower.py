@@ -16,9 +16,11 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from compiler.codegen.bfloat16 import ConvertBfloat16
 from compiler.codegen.extrema import UseIeeeExtrema
 from compiler.codegen.function_attributes import VSCALE_BITS, with_attributes
 from compiler.codegen.index_casts import NarrowIndexCasts
+from compiler.codegen.llvm_functions import with_definitions, with_intrinsics
 from compiler.codegen.load_groups import group_loads
 from compiler.codegen.long_products import LongProducts
 from compiler.codegen.narrow import Narrow
@@ -57,7 +59,9 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     """Run all loop-level passes over functions (C name -> scheduled PrimFunc)."""
     module = tvm.IRModule({name: _private(func) for name, func in functions.items()})
     module = tirx.transform.BindTarget(_loop_level_target(target))(module)
-    module = _loop_passes()(module)
+    module = _loop_passes(target)(module)
+    if target.has_bfloat16:
+        module = ConvertBfloat16()(module)
     if target.arch in ("aarch64", "arm") and target.vector.bits:
         module = Narrow(target.arch)(module)
     if target.arch == "arm" and target.vector.bits:
@@ -89,7 +93,8 @@ def source(functions: Mapping[str, LoweredFunction], target: Target, kind: str =
 
 
 def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tvm.runtime.Module:
-    module = tvm.IRModule({name: lowered.func for name, lowered in functions.items()})
+    defined = with_definitions({name: lowered.func for name, lowered in functions.items()})
+    module = tvm.IRModule(defined)
     module = tvm.ir.transform.Sequential(
         [
             tirx.transform.BF16StorageLegalize(),
@@ -108,7 +113,7 @@ def _llvm_module(functions: Mapping[str, LoweredFunction], target: Target) -> tv
 def _rewritten(module: tvm.runtime.Module, target: Target) -> tvm.runtime.Module:
     """An LLVM module with what only the printed, optimised IR can be told."""
     text = module.inspect_source("ll")
-    changed = with_attributes(text, target)
+    changed = with_attributes(with_intrinsics(text), target)
     if target.groups_loads:
         changed = group_loads(changed)
     if target.loads_register_groups:
@@ -138,7 +143,7 @@ def _private(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return func.without_attr("global_symbol")
 
 
-def _loop_passes() -> tvm.ir.transform.Pass:
+def _loop_passes(target: Target) -> tvm.ir.transform.Pass:
     return tvm.ir.transform.Sequential(
         [
             s_tir.transform.CanonicalizeLoop(),
@@ -151,7 +156,7 @@ def _loop_passes() -> tvm.ir.transform.Pass:
             s_tir.transform.AnnotateIrregularLoop(),
             s_tir.transform.LowerOpaqueBlock(),
             tirx.transform.FlattenBuffer(),
-            tirx.transform.BF16ComputeLegalize(),
+            *([] if target.has_bfloat16 else [tirx.transform.BF16ComputeLegalize()]),
             tirx.transform.NarrowDataType(32),
             RenewPartitionHints(),
             NarrowIndexCasts(),

@@ -27,12 +27,14 @@ def multiply_accumulates(func: tirx.PrimFunc) -> int:
 def executed_dtype(func: tirx.PrimFunc) -> str:
     """What it computes in: of products what they are summed up from, else what is written.
 
-    Sums of products in int32 are of 8-bit integers: "int8".
+    Sums of products in int32 are of 8-bit integers: "int8"; those in float32 may be of bfloat16.
     """
     for block in _blocks(func):
         has_reduction = any(v.iter_type == tirx.IterVar.CommReduce for v in block.iter_vars)
         if has_reduction and block.writes and _contains_multiply(block.body):
             dtype = str(block.writes[0].source.ty.dtype)
+            if any(str(r.source.ty.dtype) == "bfloat16" for r in block.reads):
+                return "bfloat16"
             return "int8" if dtype == "int32" else dtype
     return str(func.params[-1].ty.dtype) if func.params else ""
 

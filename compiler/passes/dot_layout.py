@@ -1,4 +1,4 @@
-"""How 8-bit operands lie so that one instruction (or two) adds up products of neighbours."""
+"""How narrow operands lie so that one instruction (or two) adds up products of neighbours."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from compiler.target import Target
 
 # 255 * 128 is the largest sum of two products that int16 holds.
 MOST_UNSATURATED = 128
+BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
 class DotLayout:
-    """Layout of the operands of an integer sum of products.
+    """Layout of the operands of a sum of products of bytes, or of bfloat16.
 
     Args:
         block: channels that lie together in activations.
         group: neighbouring input channels that one step of the reduction takes; weights lie as
             [..., block, group].
-        activation: "uint8" or "int8", as they are stored.
+        activation: "uint8", "int8" or "bfloat16", as they are stored.
         operand: what the products take; "int16" where the activations are widened beforehand.
         most_neighbours: bound of the sum of two neighbouring weights, and of its negative; None
             where all weights will do.
@@ -46,6 +47,11 @@ class DotLayout:
     cost: int = 1
     takes_lanes: bool = False
     pairs_pixels: bool = False
+
+    @property
+    def sums(self) -> str:
+        """dtype of the sums."""
+        return "float32" if self.operand == BFLOAT16 else "int32"
 
     @property
     def parts(self) -> int:
@@ -97,6 +103,16 @@ def dot_layouts(target: Target) -> tuple[DotLayout, ...]:
     """The layouts that the target has instructions for, the fastest first."""
     families = {"x86_64": _x86, "aarch64": _neon, "arm": _neon, "riscv64": _riscv}
     return families[target.arch](target) if target.arch in families else ()
+
+
+def bfloat16_layouts(target: Target) -> tuple[DotLayout, ...]:
+    """The layouts of products of bfloat16 that the target has instructions for."""
+    if not target.has_bfloat16:
+        return ()
+    if target.arch == "x86_64":
+        return (DotLayout(target.vector.lanes(), 2, BFLOAT16, BFLOAT16),)
+    pairs = DotLayout(16, 4, BFLOAT16, BFLOAT16, fewest=4, pairs_pixels=True)
+    return (pairs, DotLayout(16, 2, BFLOAT16, BFLOAT16, takes_lanes=True))
 
 
 def activation_dtype(target: Target) -> str:

@@ -1,4 +1,4 @@
-"""Tensor expressions of integer operators on packed layouts."""
+"""Tensor expressions of integer operators, and of products of bfloat16, on packed layouts."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ MAX_ROUNDED = float(1 << 30)
 def conv2d(
     x: te.Tensor,
     weight: te.Tensor,
-    bias: te.Tensor,
+    bias: te.Tensor | None,
     window: Window,
     zero: int,
     layout: DotLayout,
     groups: Groups | None = None,
 ) -> te.Tensor:
-    """Convolution of 8-bit integers.
+    """Convolution of 8-bit integers or of bfloat16.
 
     Args:
         x: [N, ICb, H, W, ci] of ``layout.activation``; ci is a multiple of ``layout.group``, or
             all channels of one of several pixels that make a group.
-        weight: int8 [OCb, steps, KH, KW, c, group], or [..., parts, c, part] where a group has
+        weight: [OCb, steps, KH, KW, c, group], or [..., parts, c, part] where a group has
             parts; zeros for channels (and pixels) that are none.
-        bias: int32 [1, OCb, 1, 1, c].
+        bias: of ``layout.sums`` [1, OCb, 1, 1, c]; None for none.
         zero: what x is padded with.
         groups: which steps of x each block of output channels reads; None: all, in order.
 
     Returns:
-        int32 [N, OCb, OH, OW, c].
+        ``layout.sums`` [N, OCb, OH, OW, c].
     """
     n, _, height, width, ci = (int(d) for d in x.shape)
     oc_blocks, steps, kh, kw = (int(d) for d in weight.shape[:4])
@@ -51,7 +51,8 @@ def conv2d(
         pads = (*pads[:3], max(pads[3], reach - width - pads[1]))
     padded = _operand(x, pads, zero, layout)
     if layout.pairs_pixels:
-        return biased(integer_pairs.conv2d(padded, weight, window, (oh, ow)), bias)
+        pairs = integer_pairs.conv2d(padded, weight, window, (oh, ow), layout.sums)
+        return pairs if bias is None else biased(pairs, bias)
     r_outer = te.reduce_axis((0, steps), name="step")
     r_h = te.reduce_axis((0, kh), name="kh")
     r_w = te.reduce_axis((0, kw), name="kw")
@@ -72,14 +73,14 @@ def conv2d(
             value = padded[i, step // per_block, row, column, lane]
         inner = (k, r_inner) if part == group else (r_inner // part, k, r_inner % part)
         factor = weight[(j, r_outer, r_h, r_w, *inner)]
-        product = value.astype("int32") * factor.astype("int32")
+        product = value.astype(layout.sums) * factor.astype(layout.sums)
         return te.sum(product, axis=[r_outer, r_h, r_w, r_inner])
 
     attrs: dict[str, str | int] = {ANCHOR: "conv2d_integer"}
     if groups is not None:
         attrs |= {GROUPS: groups.count, TOGETHER: groups.together}
     total = te.compute((n, oc_blocks, oh, ow, c), element, name="conv2d", attrs=attrs)
-    return biased(total, bias)
+    return total if bias is None else biased(total, bias)
 
 
 def biased(total: te.Tensor, bias: te.Tensor) -> te.Tensor:
@@ -99,17 +100,17 @@ def matmul(
     columns: int,
     layout: DotLayout,
 ) -> te.Tensor:
-    """Product of 8-bit integers, as real numbers where there is a scale.
+    """Product of 8-bit integers, as real numbers where there is a scale, or of bfloat16.
 
     Args:
         a: [..., M, K] of ``layout.activation``; K is a multiple of ``layout.group``.
-        weight: int8 [blocks, K / group, c, group].
+        weight: [blocks, K / group, c, group].
         bias: int32 [blocks, c]; None for none.
         scale: float32 [blocks, c].
         columns: N.
 
     Returns:
-        float32 [..., M, N]: (a @ weight + bias) * scale; int32 without a scale.
+        float32 [..., M, N]: (a @ weight + bias) * scale; ``layout.sums`` without a scale.
     """
     *batch, rows, _ = (int(d) for d in a.shape)
     blocks, steps, c, group = (int(d) for d in weight.shape)
@@ -121,8 +122,8 @@ def matmul(
 
     def tile(*index):
         *outer, m, j, lane = index
-        left = operand[(*outer, m, step * group + inner)].astype("int32")
-        return te.sum(left * weight[j, step, lane, inner].astype("int32"), axis=[step, inner])
+        left = operand[(*outer, m, step * group + inner)].astype(layout.sums)
+        return te.sum(left * weight[j, step, lane, inner].astype(layout.sums), axis=[step, inner])
 
     total = te.compute(
         (*batch, rows, blocks, c), tile, name="matmul", attrs={ANCHOR: "matmul_integer"}
@@ -240,7 +241,7 @@ def centred(x: te.Tensor, pads: tuple[int, int, int, int], zero: int) -> te.Tens
 
 
 def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
-    """int8 [OC, IC, KH, KW] -> [ceil(OC/c), steps, KH, KW, c, group], or [..., parts, c, part].
+    """[OC, IC, KH, KW] -> [ceil(OC/c), steps, KH, KW, c, group], or [..., parts, c, part].
 
     Args:
         ci: block of the activations; input channels are padded to whole blocks.
@@ -262,7 +263,7 @@ def pack_weight(weight: np.ndarray, layout: DotLayout, ci: int) -> np.ndarray:
 
 
 def pack_columns(weight: np.ndarray, layout: DotLayout) -> np.ndarray:
-    """int8 [K, N] -> [ceil(N/c), K / group, c, group]."""
+    """[K, N] -> [ceil(N/c), K / group, c, group]."""
     depth, columns = weight.shape
     weight = np.pad(weight, [(0, 0), (0, -columns % layout.block)])
     weight = weight.reshape(depth // layout.group, layout.group, -1, layout.block)

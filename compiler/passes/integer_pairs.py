@@ -1,4 +1,4 @@
-"""Convolution of bytes where one instruction multiplies two pixels by two channels (smmla)."""
+"""Convolution where one instruction multiplies two pixels by two channels (smmla, bfmmla)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ PAIRS = "pairs"
 KIND = "conv2d_integer_pairs"
 
 
-def conv2d(padded: te.Tensor, weight: te.Tensor, window: Window, size: Sequence[int]) -> te.Tensor:
+def conv2d(
+    padded: te.Tensor, weight: te.Tensor, window: Window, size: Sequence[int], dtype: str
+) -> te.Tensor:
     """Sums of a convolution of pairs of pixels, each pair's as 2 x 2 of pixels and channels.
 
     Args:
-        padded: int8 [N, ICb, H, W, ci]; ci as ``integer_ops.conv2d`` wants it.
-        weight: int8 [OCb, steps, KH, KW, c, group].
+        padded: [N, ICb, H, W, ci]; ci as ``integer_ops.conv2d`` wants it.
+        weight: [OCb, steps, KH, KW, c, group].
         size: OH, OW.
+        dtype: of the sums.
 
     Returns:
-        int32 [N, OCb, OH, OW, c]. The partner of the last pixel of an odd row is that pixel itself.
+        [N, OCb, OH, OW, c]. The partner of the last pixel of an odd row is that pixel itself.
     """
     n, _, _, _, ci = (int(d) for d in padded.shape)
     oc_blocks, steps, kh, kw, c, group = (int(d) for d in weight.shape)
@@ -52,7 +55,7 @@ def conv2d(padded: te.Tensor, weight: te.Tensor, window: Window, size: Sequence[
         lane = step % per_block * group + inner
         value = pairs[i, step // per_block, h, pair, row, tap, pixel, lane]
         factor = weight[j, step, row, tap, channels * 2 + channel, inner]
-        product = value.astype("int32") * factor.astype("int32")
+        product = value.astype(dtype) * factor.astype(dtype)
         return te.sum(product, axis=[step, row, tap, inner])
 
     total = te.compute(

@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from compiler.passes import packed_ops, winograd
+from compiler.passes import pack_bfloat16, packed_ops, winograd
 from compiler.passes.channel_order import ChannelOrder, blocks_of, blocks_of_groups
 from compiler.passes.integer_sums import Sums
 from compiler.passes.pack_integer import IntegerFollowers, Quantized
@@ -56,6 +56,7 @@ class _Packer(IntegerFollowers):
         self.target = target
         self.exact = exact
         self.handlers |= {
+            "relax.astype": self._astype,
             "relax.nn.conv1d": self._convolution,
             "relax.nn.conv2d": self._convolution,
             "relax.nn.conv1d_transpose": self._transposed_convolution,
@@ -72,16 +73,33 @@ class _Packer(IntegerFollowers):
         layouts = ("NCW", "OIW") if one_d else ("NCHW", "OIHW")
         if (attrs.data_layout, attrs.kernel_layout) != layouts or not _is_float(call):
             return None
-        kernel = shape_of(call.args[1])[2:]
-        window = Window(
-            _two(kernel, 1), _two(attrs.strides, 1), _four(attrs.padding), _two(attrs.dilation, 1)
-        )
-        groups = int(attrs.groups)
+        window, groups = window_of(call), int(attrs.groups)
+        if pack_bfloat16.is_bfloat16(call.args[0]):
+            return self._bfloat16_convolution(call, window)
         for convolution in (self.integer_convolution, self.integer_depthwise):
             integer = convolution(call, window, groups)
             if integer is not None:
                 return integer
         return self._emit_convolution(call.args[0], self._weight(call.args[1]), window, groups)
+
+    def _astype(self, call: relax.Call) -> Packed | None:
+        data = self.value(call.args[0])
+        if not pack_bfloat16.is_bfloat16(call) or not isinstance(data, Packed):
+            return self._unary(call)
+        made = pack_bfloat16.emit_rounded(self.builder, data)
+        self.births[made.expr] = len(self.births)
+        return made
+
+    def _bfloat16_convolution(self, call: relax.Call, window: Window) -> Packed | None:
+        """One that is told to be; its weights are constants."""
+        shape, weight = shape_of(call), constant_of(call.args[1])
+        dot = pack_bfloat16.convolution_layout(self.target, shape)
+        if dot is None or weight is None:
+            return None
+        data = self.value(call.args[0])
+        made = pack_bfloat16.emit_conv2d(self.builder, data, weight, window, shape, dot)
+        self.births[made.expr] = len(self.births)
+        return made
 
     def _transposed_convolution(self, call: relax.Call) -> Packed | Sums | relax.Expr | None:
         attrs = call.attrs
@@ -193,6 +211,8 @@ class _Packer(IntegerFollowers):
             if value is not None and m is not None:
                 return self._emit_winograd(activations, value, window, shape, m, block)
         any_order = groups > 1 and not (depthwise and constant_of(weight) is None)
+        if depthwise and isinstance(data, Packed) and data.block % block == 0:
+            block = data.block
         x = self._packed_input(data, block if depthwise else 1, any_order)
         collapsed = (
             not depthwise
@@ -300,6 +320,13 @@ class _Packer(IntegerFollowers):
             weight = self.builder.emit(relax.op.nn.pad(weight, widths))
         weight = self.builder.emit(relax.op.reshape(weight, shape))
         return self.builder.emit(relax.op.permute_dims(weight, axes))
+
+
+def window_of(call: relax.Call) -> Window:
+    """Of a convolution in one or two dimensions."""
+    attrs, kernel = call.attrs, shape_of(call.args[1])[2:]
+    strides, dilation = _two(attrs.strides, 1), _two(attrs.dilation, 1)
+    return Window(_two(kernel, 1), strides, _four(attrs.padding), dilation)
 
 
 def _is_float(call: relax.Call) -> bool:

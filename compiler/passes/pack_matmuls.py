@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from compiler.passes import grouped_ops, integer_ops, packed_ops
+from compiler.passes import grouped_ops, integer_ops, pack_bfloat16, packed_ops
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts
 from compiler.passes.packed_ops import FUSABLE
@@ -180,11 +180,18 @@ class _Packer(Rewriter):
         packed = integer_ops.pack_columns(np.ascontiguousarray(weight.T), dot)
         return self._emit(compute, data, relax.const(packed), *map(relax.const, tables))
 
+    def _bfloat16(self, call: relax.Call) -> relax.Expr | None:
+        """A product that is told to be; its weights are constants."""
+        weight, dot = constant_of(call.args[1]), pack_bfloat16.matmul_layout(self.target)
+        if dot is None or weight is None or not pack_bfloat16.is_bfloat16(call.args[0]):
+            return None
+        return pack_bfloat16.emit_matmul(self.builder, self.plain(call.args[0]), weight, dot)
+
     def _matmul(self, call: relax.Call) -> relax.Expr | None:
         integer = self._sums(call) if str(call.ty.dtype) == "int32" else self._integer(call)
         if integer is not None:
             return integer
-        for product in (self._stored, self._grouped):
+        for product in (self._bfloat16, self._stored, self._grouped):
             made = product(call)
             if made is not None:
                 return made

@@ -1,4 +1,4 @@
-"""``--quantize float16``: what is computed in it, and whether a model's numbers fit."""
+"""``--quantize float16|bfloat16``: what is computed in it, and whether a model's numbers fit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from tvm import relax
 
 from compiler.errors import EdgeccError
 from compiler.frontend.graph import node_name
+from compiler.passes.dot_layout import BFLOAT16
+from compiler.quantize.bfloat16 import compute_in_bfloat16
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.half import LARGEST, HalfModule, compute_in_half
 from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import STRONG, operator_of
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE
-from compiler.quantize.recipe import DEFAULT_FLOAT16, Recipe
+from compiler.quantize.recipe import DEFAULT_HALF, Recipe
 from compiler.quantize.regions import Graph
 from compiler.target import Target
 
@@ -28,20 +30,21 @@ class Narrowed:
 
     Args:
         graph: the float32 module.
-        kept: results that stay float32.
-        half: the new module, and the tensors that it has in float16.
+        half: the new module, and the tensors that it has in 16 bits.
+        precision: "float16" or "bfloat16".
     """
 
     graph: Graph
-    kept: frozenset[relax.Var]
     half: HalfModule
+    precision: str = "float16"
 
     def summary(self) -> dict[str, int]:
         """Convolutions and products by precision."""
-        counts = {"float16": 0, "float32": 0}
+        counts = {self.precision: 0, "float32": 0}
         for region in self.graph.regions:
             if region.kind in STRONG:
-                counts["float32" if region.anchor in self.kept else "float16"] += 1
+                narrow = region.anchor in self.half.products
+                counts[self.precision if narrow else "float32"] += 1
         return counts
 
 
@@ -57,22 +60,27 @@ class Largest:
 
 
 def narrow(
-    module: tvm.IRModule, target: Target, recipe: Recipe = DEFAULT_FLOAT16, half_io: bool = False
+    module: tvm.IRModule,
+    target: Target,
+    recipe: Recipe | None = None,
+    half_io: bool = False,
+    precision: str = "float16",
 ) -> Narrowed:
-    """A simplified module in float16.
+    """A simplified module in float16 or bfloat16.
 
     Args:
-        recipe: of its rules only the precision counts.
+        recipe: of its rules only the precision counts; None: everything that can be is narrow.
         half_io: the new module's inputs and outputs are float16.
 
     Raises:
         EdgeccError: the target has no such arithmetic, or the model is quantised.
     """
-    require_float16(target)
+    (require_bfloat16 if precision == BFLOAT16 else require_float16)(target)
+    recipe = recipe or DEFAULT_HALF[precision]
     graph = Graph(module)
     if any(graph.op(var) in (QUANTIZE, DEQUANTIZE) for var in graph.values):
         raise EdgeccError(
-            "--quantize float16: the model is quantised already", "build it without --quantize"
+            f"--quantize {precision}: the model is quantised already", "build it without --quantize"
         )
     kept = frozenset(
         member
@@ -80,7 +88,9 @@ def narrow(
         if recipe.choice(operator_of(region), region.names).precision == "float32"
         for member in region.members
     )
-    return Narrowed(graph, kept, compute_in_half(module, kept, half_io))
+    if precision == BFLOAT16:
+        return Narrowed(graph, compute_in_bfloat16(module, target, kept), precision)
+    return Narrowed(graph, compute_in_half(module, kept, half_io))
 
 
 def require_float16(target: Target) -> None:
@@ -94,6 +104,20 @@ def require_float16(target: Target) -> None:
             f"--quantize float16: {target.name} has no arithmetic in float16",
             'targets with "+fullfp16" in their features have: arm_cortex_a55, arm_cortex_a76, '
             "arm_neoverse_n1, arm_neoverse_n2; --quantize int8 is fast on most others",
+        )
+
+
+def require_bfloat16(target: Target) -> None:
+    """Refuses a target without dot products of bfloat16.
+
+    Raises:
+        EdgeccError: it has none.
+    """
+    if not target.has_bfloat16:
+        raise EdgeccError(
+            f"--quantize bfloat16: {target.name} has no products of bfloat16",
+            'targets with "+bf16" (AArch64) or "+avx512bf16" (x86-64) in their features have: '
+            "arm_neoverse_n2; --quantize int8 is fast on most others",
         )
 
 

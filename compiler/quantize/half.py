@@ -58,18 +58,20 @@ def compute_in_half(
         half_io: inputs and outputs that were float32 are float16.
     """
     rewriter = _Narrower(kept, half_io)
-    return HalfModule(rewriter.rewrite(module), rewriter.narrowed)
+    return HalfModule(rewriter.rewrite(module), rewriter.narrowed, frozenset(rewriter.products))
 
 
 @dataclass(frozen=True, eq=False)
 class HalfModule:
     """Args:
-    narrowed: tensors of the float32 module that the new one has in float16 (in both, where some
+    narrowed: tensors of the float32 module that the new one has in 16 bits (in both, where some
         readers want float32).
+    products: results of convolutions and products whose operands are narrow.
     """
 
     module: tvm.IRModule
     narrowed: set[relax.Var]
+    products: frozenset[relax.Var]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +86,12 @@ class _Narrower(Rewriter):
         super().__init__()
         self.kept, self.half_io = set(kept), half_io
         self.narrowed: set[relax.Var] = set()
+        self.products: set[relax.Var] = set()
         # Tensors of float32 of which readers take copies in float16.
         self.bounded: set[relax.Var] = set()
         self.copies: dict[relax.Var, relax.Var] = {}
         for names, handler in (
-            (PRODUCTS, self._narrow),
+            (PRODUCTS, self._product),
             (_ELEMENTWISE, self._elementwise),
             (_MOVES, self._move),
             (_BOUNDED, self._bounded),
@@ -174,6 +177,12 @@ class _Narrower(Rewriter):
             return None
         arguments = [self._half(a) for a in call.args]
         return self._note(relax.Call(call.op, arguments, call.attrs, call.ty_args))
+
+    def _product(self, call: relax.Call) -> _Half | None:
+        found = self._narrow(call)
+        if found is not None and self.bound is not None:
+            self.products.add(self.bound)
+        return found
 
     def _elementwise(self, call: relax.Call) -> _Half | None:
         """In float16 unless an operand comes from what is computed in float32, or is squared."""

@@ -1,8 +1,8 @@
-"""Golden data of a model in float16, and how far it is from float32.
+"""Golden data of a model in float16 or bfloat16, and how far it is from float32.
 
-The outputs stay those of a foreign runtime in float32. How far float16 may be from them is
-computed: NumPy rounds every tensor of the graph as float16 does, and adds to sums of products what
-rounding after each product amounts to.
+The outputs stay those of a foreign runtime in float32. How far the library may be from them is
+computed: NumPy rounds every tensor of the graph that is stored in 16 bits, and adds to sums of
+products what rounding after each product amounts to.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from compiler.quantize.half import PRODUCTS
 from compiler.quantize.noise import sqnr
 from compiler.quantize.ptq import node_names
 from compiler.quantize.reference import Disturbance, Evaluator
-from compiler.quantize.request import Request, describe_float16
+from compiler.quantize.request import Request, describe_half
 
-# Half the distance between neighbouring numbers of float16 around 1.
-ROUNDING = 2.0**-11
+# Half the distance between neighbouring numbers around 1: of what is stored, and of sums. Sums of
+# products of bfloat16 are of float32, rounded to odd (``schedules/intrinsics/neon_bfloat16.py``).
+STORED = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+SUMMED = {"float16": 2.0**-11, "bfloat16": 2.0**-23}
 SEEDS = 2
 SPREAD_FACTOR = 4
 # Outputs that are off by a larger part of their largest say nothing any more.
@@ -56,12 +58,14 @@ def prove(
         EdgeccError: a tensor leaves the range of float16, or nothing is left of the outputs'
             precision.
     """
-    accuracy, largest = None, check_ranges(narrowed, data) if data else None
+    accuracy, largest = None, None
+    if data and narrowed.precision == "float16":
+        largest = check_ranges(narrowed, data)
     if golden is not None:
         golden, accuracy, seen = half_golden(golden, narrowed, inputs, outputs, request.stored_io)
         largest = largest or seen
     recipe = request.recipe.toml(node_names(narrowed.graph))
-    return golden, describe_float16(narrowed, recipe, data, accuracy, largest)
+    return golden, describe_half(narrowed, recipe, data, accuracy, largest)
 
 
 def half_golden(
@@ -71,7 +75,7 @@ def half_golden(
     outputs: tuple[TensorInfo, ...],
     half_io: bool,
 ) -> tuple[Golden, Accuracy, Largest | None]:
-    """Golden data with the tolerance of float16: 4 times the error that NumPy predicts.
+    """Golden data with the tolerance of 16 bits: 4 times the error that NumPy predicts.
 
     Args:
         golden: of the float32 model, with inputs and outputs as that has them.
@@ -83,9 +87,11 @@ def half_golden(
     """
     params = narrowed.graph.params
     given = {p.name: np.asarray(golden.inputs[i.name]) for p, i in zip(params, inputs, strict=True)}
-    ranges = _Ranges(narrowed)
-    ranges.run(given)
-    largest = refuse_overflow(narrowed, ranges.found)
+    largest = None
+    if narrowed.precision == "float16":  # bfloat16 has the range of float32
+        ranges = _Ranges(narrowed)
+        ranges.run(given)
+        largest = refuse_overflow(narrowed, ranges.found)
     names = [info.name for info in outputs]
     wanted = [np.asarray(golden.outputs[name]) for name in names]
     spread, rates = 0.0, dict.fromkeys(names, math.inf)
@@ -97,10 +103,11 @@ def half_golden(
     accuracy = Accuracy(rates)
     if not spread <= MOST_SPREAD:
         raise EdgeccError(
-            f"--quantize float16: outputs are off by {spread:.2g} of their largest value",
+            f"--quantize {narrowed.precision}: outputs are off by {spread:.2g} of their largest",
             "a recipe (--recipe) leaves operators in float32; --quantize none builds all of it so",
         )
-    made = replace(golden, tolerance=max(golden.tolerance, ROUNDING, SPREAD_FACTOR * spread))
+    rounding = STORED[narrowed.precision]
+    made = replace(golden, tolerance=max(golden.tolerance, rounding, SPREAD_FACTOR * spread))
     if half_io:
         made = replace(made, inputs=_narrow(made.inputs), outputs=_narrow(made.outputs))
     return made, accuracy, largest
@@ -140,13 +147,14 @@ class _Ranges(Evaluator):
 
 
 class _Rounded(Evaluator):
-    """The graph in float16; sums of products have the error of adding them up one by one.
+    """The graph in 16 bits; sums of products have the error of adding them up one by one.
 
-    A sum of K terms is rounded K times, by up to 2^-11 of what there is of it, up or down.
+    A sum of K terms is rounded K times, by up to ``SUMMED`` of what there is of it, up or down.
     """
 
     def __init__(self, narrowed: Narrowed, seed: int) -> None:
         super().__init__(narrowed.half.module)
+        self._precision = narrowed.precision
         self._rng = np.random.default_rng(seed)
 
     def run(self, inputs: Mapping[str, np.ndarray], disturb: Disturbance = lambda x, q: x) -> list:
@@ -158,13 +166,17 @@ class _Rounded(Evaluator):
 
     def _call(self, call: relax.Call, values: Mapping, disturb: Disturbance) -> Any:
         result = super()._call(call, values, disturb)
-        if str(getattr(call.ty, "dtype", "")) != "float16":
+        dtype = str(getattr(call.ty, "dtype", ""))
+        sums = "float16" if self._precision == "float16" else "float32"
+        if dtype != sums:
             return result
         if getattr(call.op, "name", "") in _PRODUCTS:
             depth = _depth(call)
             typical = math.sqrt(float(np.mean(np.square(result)))) if result.size else 0.0
-            error = ROUNDING * math.sqrt(depth) * typical
+            error = SUMMED[self._precision] * math.sqrt(depth) * typical
             result = result + self._rng.uniform(-error, error, result.shape)
+        if sums == "float32":  # what is rounded is an operator of its own
+            return result
         with np.errstate(over="ignore"):
             return result.astype("float16").astype("float64")
 

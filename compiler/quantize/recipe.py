@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRECISIONS = ("auto", "int8", "float16", "float32")
+PRECISIONS = ("auto", "int8", "float16", "bfloat16", "float32")
 GRANULARITIES = ("per_channel", "per_tensor")
 WEIGHTS = ("float32", "int8", "int4")
 GROUPS = (32, 64, 128)
@@ -34,8 +34,8 @@ class Choice:
     """What the rules say of one operator.
 
     Args:
-        precision: "int8", "float16", "float32", or "auto" for int8 where that is not slower than
-            float32 on the target.
+        precision: "int8", "float16", "bfloat16", "float32", or "auto" for int8 where that is not
+            slower than float32 on the target.
         calibrator: of the tensor that it hands over (see ``calibrators``).
         granularity: of its weights, "per_channel" or "per_tensor".
         weights: as what the constant matrix (or table of rows) of an operator that computes floats
@@ -212,7 +212,9 @@ DEFAULT = Recipe(
         Rule("product", "float32"),
     )
 )
-DEFAULT_FLOAT16 = Recipe((Rule("*", "float16"),), bias_correction=False)
+DEFAULT_HALF = {
+    name: Recipe((Rule("*", name),), bias_correction=False) for name in ("float16", "bfloat16")
+}
 
 
 def weights_only(bits: int) -> Recipe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tvm
 from tvm import relax
@@ -147,7 +148,8 @@ class Evaluator:
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype("float64") if array.dtype.kind == "f" else array
+    real = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
+    return array.astype("float64") if real else array
 
 
 def _tensor_types(arguments: Any) -> list[Any]:

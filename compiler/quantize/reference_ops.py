@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from tvm import relax
 
@@ -188,6 +189,8 @@ def _astype(call: relax.Call, x: np.ndarray) -> np.ndarray | None:
         return x.astype("float64")
     if dtype == "float16":
         return x.astype("float16").astype("float64")
+    if dtype == "bfloat16":
+        return x.astype("float32").astype(ml_dtypes.bfloat16).astype("float64")
     return x.astype(dtype) if dtype.startswith(("int", "uint")) else None
 
 

@@ -12,7 +12,7 @@ from compiler.package.entry import Quantization
 from compiler.program import TensorInfo
 from compiler.quantize.bound import Bound, Metric
 from compiler.quantize.images import Preprocessing
-from compiler.quantize.recipe import DEFAULT, DEFAULT_FLOAT16, Recipe, weights_only
+from compiler.quantize.recipe import DEFAULT, DEFAULT_HALF, Recipe, weights_only
 
 if TYPE_CHECKING:
     import tvm
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from compiler.target import Target
 
 WEIGHTS_ONLY = {"weights-int8": 8, "weights-int4": 4}
-PRECISIONS = ("none", "int8", "float16", *WEIGHTS_ONLY)
+HALVES = ("float16", "bfloat16")
+PRECISIONS = ("none", "int8", *HALVES, *WEIGHTS_ONLY)
 IO = ("float32", "quantized")
 
 
 @dataclass(frozen=True)
 class Request:
     """Args:
-    precision: "int8", or "float16" or one of ``WEIGHTS_ONLY``, which need no calibration.
+    precision: "int8", or one of ``HALVES`` or ``WEIGHTS_ONLY``, which need no calibration.
     calibration: see ``compiler.quantize.data.open_data``; None: that of the shipped model.
     preprocessing: of pictures; None: that of their folder.
     stored_io: the library takes and returns what the graph stores, integers or float16.
@@ -90,9 +91,9 @@ def make_request(
     if quantize not in PRECISIONS:
         raise EdgeccError(
             f"--quantize {quantize}: not available",
-            "--quantize int8 makes integer arithmetic from calibration data, float16 computes in "
-            "that and needs none, weights-int8 and weights-int4 store weights alone as integers, "
-            "--quantize none builds the model in its own precision",
+            "--quantize int8 makes integer arithmetic from calibration data, float16 and bfloat16 "
+            "compute in these and need none, weights-int8 and weights-int4 store weights alone as "
+            "integers, --quantize none builds the model in its own precision",
         )
     if io not in IO:
         raise EdgeccError(f"--io {io}: not known", f"known are {', '.join(IO)}")
@@ -112,6 +113,11 @@ def make_request(
         raise EdgeccError(
             f"--quantize {quantize}: activations stay floats",
             "calibration data and --io quantized are for --quantize int8",
+        )
+    if quantize == "bfloat16" and io != IO[0]:
+        raise EdgeccError(
+            "--quantize bfloat16: inputs and outputs are float32",
+            "--io quantized is for --quantize int8 and float16",
         )
     if quantize != "int8" and (max_drop is not None or validation is not None):
         raise EdgeccError(f"--quantize {quantize}: --max-drop is for --quantize int8")
@@ -138,12 +144,12 @@ def make_request(
 def _default(quantize: str) -> Recipe:
     if quantize in WEIGHTS_ONLY:
         return weights_only(WEIGHTS_ONLY[quantize])
-    return DEFAULT if quantize == "int8" else DEFAULT_FLOAT16
+    return DEFAULT if quantize == "int8" else DEFAULT_HALF[quantize]
 
 
 def _check_precisions(recipe: Recipe, quantize: str) -> None:
     """Operators are of float32 or of the one other precision asked for."""
-    known = ("float16", "float32") if quantize == "float16" else ("auto", "int8", "float32")
+    known = (quantize, "float32") if quantize in HALVES else ("auto", "int8", "float32")
     for rule in recipe.rules:
         if rule.precision is not None and rule.precision not in known:
             raise EdgeccError(
@@ -227,16 +233,16 @@ def io_scales(
     }
 
 
-def describe_float16(
+def describe_half(
     narrowed: Narrowed,
     recipe: str,
     data: CalibrationData | None,
     accuracy: Accuracy | None,
     largest: Largest | None,
 ) -> dict[str, Any]:
-    """The manifest's entry of a model in float16."""
+    """The manifest's entry of a model in float16 or bfloat16."""
     return {
-        "precision": "float16",
+        "precision": narrowed.precision,
         "operators": narrowed.summary(),
         "calibration": _calibration(data) if data else None,
         "largest": largest.as_dict() if largest else None,

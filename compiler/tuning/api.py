@@ -202,14 +202,14 @@ def model_tasks(
     from compiler.passes import lower, simplify
     from compiler.precision import calibration_source
     from compiler.quantize.float16 import narrow
-    from compiler.quantize.request import fulfil
+    from compiler.quantize.request import HALVES, fulfil
     from compiler.tuning.tasks import extract
 
     imported = import_model(model, dict(shapes or {}), dict(consts or {}))
     module = simplify(imported.module, target)
     if request is not None:
-        if request.precision == "float16":
-            module = narrow(module, target, request.recipe).half.module
+        if request.precision in HALVES:
+            module = narrow(module, target, request.recipe, precision=request.precision).half.module
         else:
             source = None if request.weights_only else calibration_source(imported, request)
             outcome = fulfil(request, imported, module, target, source, _stages(say), exact)

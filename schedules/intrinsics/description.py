@@ -16,15 +16,23 @@ _registering = threading.Lock()  # kernels are scheduled in threads
 Product = Callable[[Any, Any, Any], Any]
 
 
-def register(name: str, lanes: int, group: int, operand: str, product: Product) -> str:
+def register(
+    name: str,
+    lanes: int,
+    group: int,
+    operand: str,
+    product: Product,
+    weight: str = "int8",
+    total: str = "int32",
+) -> str:
     """Make an intrinsic known to TVM: sums[l] += sum over g of x[g] * w[l, g].
 
     Args:
         name: returned with the project's prefix.
-        operand: dtype of x [group]; w is int8 [lanes, group], sums int32 [lanes].
+        operand, weight, total: dtypes of x [group], w [lanes, group] and sums [lanes].
         product: how.
     """
-    return register_functions(name, *_functions(lanes, group, operand, product))
+    return register_functions(name, *_functions(lanes, group, operand, product, weight, total))
 
 
 def register_parts(
@@ -44,15 +52,15 @@ def register_functions(name: str, description: tirx.PrimFunc, implementation: ti
 
 
 def _functions(
-    lanes: int, group: int, operand: str, product: Product
+    lanes: int, group: int, operand: str, product: Product, weight: str, total: str
 ) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Description and implementation."""
 
     @script.prim_func(s_tir=True)
     def description(
         x: script.Buffer((group,), operand, offset_factor=1),
-        w: script.Buffer((lanes, group), "int8", offset_factor=1),
-        sums: script.Buffer((lanes,), "int32", offset_factor=1),
+        w: script.Buffer((lanes, group), weight, offset_factor=1),
+        sums: script.Buffer((lanes,), total, offset_factor=1),
     ) -> None:
         with script.sblock("root"):
             script.reads(sums[0:lanes], x[0:group], w[0:lanes, 0:group])
@@ -60,13 +68,13 @@ def _functions(
             for i, g in script.grid(lanes, group):
                 with script.sblock("update"):
                     l, r = script.axis.remap("SR", [i, g])  # noqa: E741
-                    sums[l] = sums[l] + script.cast(x[r], "int32") * script.cast(w[l, r], "int32")
+                    sums[l] = sums[l] + script.cast(x[r], total) * script.cast(w[l, r], total)
 
     @script.prim_func(s_tir=True)
     def implementation(
         x: script.Buffer((group,), operand, offset_factor=1),
-        w: script.Buffer((lanes, group), "int8", offset_factor=1),
-        sums: script.Buffer((lanes,), "int32", offset_factor=1),
+        w: script.Buffer((lanes, group), weight, offset_factor=1),
+        sums: script.Buffer((lanes,), total, offset_factor=1),
     ) -> None:
         with script.sblock("root"):
             script.reads(sums[0:lanes], x[0:group], w[0:lanes, 0:group])

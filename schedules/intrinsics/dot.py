@@ -1,6 +1,7 @@
-"""Sums of products of neighbouring bytes: which intrinsic a target has, and what one costs.
+"""Sums of products of neighbours: which intrinsic a target has, and what one costs.
 
-Every intrinsic computes, for each lane l of one register (or two) of int32,
+Every intrinsic computes, for each lane l of one register (or two) of int32, or of float32 where
+operands are bfloat16,
 
     sums[l] += sum over g of x[g] * w[l, g]
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.passes.dot_layout import dot_layouts
+from compiler.passes.dot_layout import BFLOAT16, bfloat16_layouts, dot_layouts
 from compiler.target import Target
 from schedules.intrinsics import neon_mlal
+from schedules.intrinsics.neon_bfloat16 import bfdot
 from schedules.intrinsics.neon_dot import sdot
 from schedules.intrinsics.neon_mlal import collect, mlal
 from schedules.intrinsics.x86_madd import madd
@@ -27,7 +29,7 @@ class Dot:
 
     Args:
         name: in TVM's table of intrinsics.
-        lanes: int32 sums of one use.
+        lanes: sums of one use.
         instructions: arithmetic of one use, with loads of sums and operands already in registers.
         accumulators: registers of the sums of one use.
         weight_loads: instructions that bring the weights of one use.
@@ -54,9 +56,12 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
         group: products of one sum.
     """
     lanes = target.vector.lanes()
-    layouts = [d for d in dot_layouts(target) if (d.operand, d.group) == (operand, group)]
+    known = (*dot_layouts(target), *bfloat16_layouts(target))
+    layouts = [d for d in known if (d.operand, d.group) == (operand, group)]
     if not layouts:
         return None
+    if operand == BFLOAT16:
+        return Dot(bfdot(), 4, instructions=1, temporaries=0)
     if target.arch in ("aarch64", "arm"):
         return _neon(target.arch, group)
     if operand == "int16":

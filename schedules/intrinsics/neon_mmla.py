@@ -1,41 +1,71 @@
-"""smmla: eight products of int8 added to each of 2 x 2 int32, of Armv8.6's i8mm extension."""
+"""smmla and bfmmla: sums of products of two pixels by two channels, 2 x 2 in a register.
+
+smmla, of Armv8.6's i8mm extension, adds eight products of int8 to each of four int32; bfmmla, of
+its bf16 extension, four products of bfloat16 to each of four float32. How that rounds is said in
+``neon_bfloat16``.
+"""
 # mypy: disable-error-code="valid-type"
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import tirx
 from tvm.script import tirx as script
 
-from schedules.intrinsics.description import llvm, register_functions
+from schedules.intrinsics.description import Product, llvm, register_functions
+from schedules.intrinsics.neon_bfloat16 import bfmmla
 
-GROUP = 8
 PAIR = 2
 LANES = PAIR * PAIR
 _SMMLA = "llvm.aarch64.neon.smmla.v4i32.v16i8"
 
 
-def mmla() -> str:
+def mmla(dtype: str = "int8") -> str:
     """The intrinsic for the sums of two pixels and two channels; returns its name.
+
+    Args:
+        dtype: of the operands, "int8" or "bfloat16".
 
     The inputs of a pixel lie together, those of its neighbour anywhere behind.
     """
+    if dtype == "int8":
+        return _register("neon_mmla", dtype, "int32", _smmla)
+    return _register("neon_bfmmla", dtype, "float32", bfmmla)
+
+
+def group_of(dtype: str) -> int:
+    """Products of one sum: half a register of operands."""
+    return {"int8": 8, "bfloat16": 4}[dtype]
+
+
+def _smmla(inputs: Any, weights: Any, sums: Any) -> tirx.PrimExpr:
+    return llvm(_SMMLA, f"int32x{LANES}", sums, inputs, weights)
+
+
+def _register(name: str, dtype: str, total: str, product: Product) -> str:
+    """Args:
+    product: (inputs, weights, sums as vectors) -> the new sums.
+    """
+    group = group_of(dtype)
+    pair = (PAIR, group)
 
     @script.prim_func(s_tir=True)
     def description(inputs: script.handle, weights: script.handle, result: script.handle) -> None:
         distance = script.int32()
         x = script.match_buffer(
-            inputs, (PAIR, GROUP), "int8", offset_factor=1, strides=[distance, 1]
+            inputs, (PAIR, group), dtype, offset_factor=1, strides=[distance, 1]
         )
-        w = script.match_buffer(weights, (PAIR, GROUP), "int8", offset_factor=1)
-        sums = script.match_buffer(result, (PAIR, PAIR), "int32", offset_factor=1)
+        w = script.match_buffer(weights, pair, dtype, offset_factor=1)
+        sums = script.match_buffer(result, (PAIR, PAIR), total, offset_factor=1)
         with script.sblock("root"):
-            script.reads(sums[0:PAIR, 0:PAIR], x[0:PAIR, 0:GROUP], w[0:PAIR, 0:GROUP])
+            script.reads(sums[0:PAIR, 0:PAIR], x[0:PAIR, 0:group], w[0:PAIR, 0:group])
             script.writes(sums[0:PAIR, 0:PAIR])
-            for i, j, k in script.grid(PAIR, PAIR, GROUP):
+            for i, j, k in script.grid(PAIR, PAIR, group):
                 with script.sblock("update"):
                     p, c, g = script.axis.remap("SSR", [i, j, k])
-                    sums[p, c] = sums[p, c] + script.cast(x[p, g], "int32") * script.cast(
-                        w[c, g], "int32"
+                    sums[p, c] = sums[p, c] + script.cast(x[p, g], total) * script.cast(
+                        w[c, g], total
                     )
 
     @script.prim_func(s_tir=True)
@@ -44,23 +74,21 @@ def mmla() -> str:
     ) -> None:
         distance = script.int32()
         x = script.match_buffer(
-            inputs, (PAIR, GROUP), "int8", offset_factor=1, strides=[distance, 1]
+            inputs, (PAIR, group), dtype, offset_factor=1, strides=[distance, 1]
         )
-        w = script.match_buffer(weights, (PAIR, GROUP), "int8", offset_factor=1)
-        sums = script.match_buffer(result, (PAIR, PAIR), "int32", offset_factor=1)
+        w = script.match_buffer(weights, pair, dtype, offset_factor=1)
+        sums = script.match_buffer(result, (PAIR, PAIR), total, offset_factor=1)
         with script.sblock("root"):
-            script.reads(sums[0:PAIR, 0:PAIR], x[0:PAIR, 0:GROUP], w[0:PAIR, 0:GROUP])
+            script.reads(sums[0:PAIR, 0:PAIR], x[0:PAIR, 0:group], w[0:PAIR, 0:group])
             script.writes(sums[0:PAIR, 0:PAIR])
-            sums[0, script.ramp(0, 1, LANES)] = llvm(
-                _SMMLA,
-                f"int32x{LANES}",
-                sums.vload([0, 0], f"int32x{LANES}"),
+            sums[0, script.ramp(0, 1, LANES)] = product(
                 tirx.vectorcombine(
-                    f"int8x{PAIR * GROUP}",
-                    x.vload([0, 0], f"int8x{GROUP}"),
-                    x.vload([1, 0], f"int8x{GROUP}"),
+                    f"{dtype}x{PAIR * group}",
+                    x.vload([0, 0], f"{dtype}x{group}"),
+                    x.vload([1, 0], f"{dtype}x{group}"),
                 ),
-                w.vload([0, 0], f"int8x{PAIR * GROUP}"),
+                w.vload([0, 0], f"{dtype}x{PAIR * group}"),
+                sums.vload([0, 0], f"{total}x{LANES}"),
             )
 
-    return register_functions("neon_mmla", description, implementation)
+    return register_functions(name, description, implementation)

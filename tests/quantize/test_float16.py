@@ -19,7 +19,7 @@ from compiler.package.verify import difference, load_golden
 from compiler.passes import lower, simplify
 from compiler.quantize.float16 import narrow
 from compiler.quantize.half import LARGEST, to_float16
-from compiler.quantize.recipe import DEFAULT_FLOAT16, Recipe, Rule
+from compiler.quantize.recipe import DEFAULT_HALF, Recipe, Rule
 from compiler.target import load_target
 from tests.quantize.models import Builder, run_onnx
 from tests.schedules.inner_loop_cases import CASES, hot
@@ -54,7 +54,7 @@ def dtypes(module) -> dict[str, list[str]]:
     return found
 
 
-def narrowed(path: Path, recipe: Recipe = DEFAULT_FLOAT16, half_io: bool = False):
+def narrowed(path: Path, recipe: Recipe | None = None, half_io: bool = False):
     machine = load_target(TARGET)
     return narrow(simplify(import_model(path).module, machine), machine, recipe, half_io)
 
@@ -155,8 +155,8 @@ def test_overflow_is_an_error_that_names_the_operator(tmp_path, calibrated):
 @pytest.mark.parametrize(
     ("target", "recipe", "message"),
     [
-        ("x86_64_v3", DEFAULT_FLOAT16, "x86_64_v3 has no arithmetic in float16"),
-        ("arm_cortex_a72", DEFAULT_FLOAT16, "arm_cortex_a72 has no arithmetic in float16"),
+        ("x86_64_v3", DEFAULT_HALF["float16"], "x86_64_v3 has no arithmetic in float16"),
+        ("arm_cortex_a72", DEFAULT_HALF["float16"], "arm_cortex_a72 has no arithmetic in float16"),
         (TARGET, Recipe((Rule("*", "int8"),)), 'match = "\\*" asks for int8'),
     ],
 )

@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tvm import s_tir, te, tirx
 
-from compiler.passes.dot_layout import DotLayout, dot_layouts
+from compiler.passes.dot_layout import DotLayout, bfloat16_layouts, dot_layouts
 from compiler.target import load_target
 from schedules.intrinsics.dot import Dot, dot_product
 from schedules.intrinsics.neon_mlal import LANES
-from schedules.intrinsics.neon_mmla import mmla
+from schedules.intrinsics.neon_mmla import group_of, mmla
 from tests.kernels import assembly, run
 
 TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72", "arm_cortex_a7")
@@ -37,13 +38,14 @@ def sums_of_steps(layout: DotLayout, dot: Dot, steps: int, tensorized: bool) -> 
     x = te.placeholder((steps, layout.group), layout.operand, name="x")
     parts = layout.parts
     split = (parts, lanes, layout.part) if parts > 1 else (lanes, layout.group)
-    w = te.placeholder((steps, *split), "int8", name="w")
+    dtype = "int8" if layout.sums == "int32" else layout.operand
+    w = te.placeholder((steps, *split), dtype, name="w")
     step = te.reduce_axis((0, steps), name="step")
     g = te.reduce_axis((0, layout.group), name="g")
 
     def product(i):
         position = (g // layout.part, i, g % layout.part) if parts > 1 else (i, g)
-        return x[step, g].astype("int32") * w[(step, *position)].astype("int32")
+        return x[step, g].astype(layout.sums) * w[(step, *position)].astype(layout.sums)
 
     sums = te.compute((lanes,), lambda i: te.sum(product(i), axis=[step, g]), name="sums")
     schedule = s_tir.Schedule(te.create_prim_func([x, w, sums]))
@@ -81,20 +83,52 @@ def test_pairs_of_pixels_and_channels():
     x[0], w[0] = -128, -128
     expected = np.einsum("spg,scg->pc", x[:, :, 8:16].astype("int64"), w.astype("int64"))
     for tensorized in (False, True):
-        func = sums_of_pairs(tensorized)
+        func = sums_of_pairs("int8", tensorized)
         np.testing.assert_array_equal(run(func, [x, w], target)[0], expected)
     assert "smmla" in assembly(func, target)
 
 
-def sums_of_pairs(tensorized: bool) -> tirx.PrimFunc:
+def narrow_numbers(*shape: int) -> np.ndarray:
+    """bfloat16 of many magnitudes, whose products are exact in float32."""
+    rng = np.random.default_rng(len(shape))
+    numbers = rng.standard_normal(shape) * np.exp2(rng.integers(-12, 12, shape))
+    return numbers.astype(ml_dtypes.bfloat16)
+
+
+def check_sums(got: np.ndarray, x: np.ndarray, w: np.ndarray, axes: str) -> None:
+    """An addition of the instructions is off by less than 2^-23, and there are 4 each at most."""
+    x, w = x.astype("float64"), w.astype("float64")
+    wanted, magnitude = np.einsum(axes, x, w), np.einsum(axes, abs(x), abs(w))
+    assert (abs(got - wanted) <= 4 * len(x) * 2.0**-23 * magnitude).all()
+
+
+def test_bfloat16_is_summed_up_in_float32():
+    target = load_target("arm_neoverse_n2")
+    layout = bfloat16_layouts(target)[1]
+    dot = dot_product(target, layout.operand, layout.group)
+    assert dot is not None
+    x, w = narrow_numbers(9, 2), narrow_numbers(9, 4, 2)
+    for tensorized in (False, True):
+        func = sums_of_steps(layout, dot, len(x), tensorized)
+        check_sums(run(func, [x, w], target)[0], x, w, "sg,slg->l")
+    assert "bfdot" in assembly(func, target)
+    x, w = narrow_numbers(5, 2, 12), narrow_numbers(5, 2, 4)
+    for tensorized in (False, True):
+        func = sums_of_pairs("bfloat16", tensorized)
+        check_sums(run(func, [x, w], target)[0], x[:, :, 4:8], w, "spg,scg->pc")
+    assert "bfmmla" in assembly(func, target)
+
+
+def sums_of_pairs(dtype: str, tensorized: bool) -> tirx.PrimFunc:
     """Of two pixels whose inputs are the middle of longer ones."""
-    x = te.placeholder((5, 2, 24), "int8", name="x")
-    w = te.placeholder((5, 2, 8), "int8", name="w")
-    step, g = te.reduce_axis((0, 5), name="step"), te.reduce_axis((0, 8), name="g")
+    group, total = group_of(dtype), "int32" if dtype == "int8" else "float32"
+    x = te.placeholder((5, 2, 3 * group), dtype, name="x")
+    w = te.placeholder((5, 2, group), dtype, name="w")
+    step, g = te.reduce_axis((0, 5), name="step"), te.reduce_axis((0, group), name="g")
     sums = te.compute(
         (2, 2),
         lambda p, c: te.sum(
-            x[step, p, 8 + g].astype("int32") * w[step, c, g].astype("int32"), axis=[step, g]
+            x[step, p, group + g].astype(total) * w[step, c, g].astype(total), axis=[step, g]
         ),
         name="sums",
     )
@@ -104,7 +138,7 @@ def sums_of_pairs(tensorized: bool) -> tirx.PrimFunc:
     schedule.reorder(outer, pixel, channel, inner)
     schedule.decompose_reduction(block, outer)
     if tensorized:
-        schedule.tensorize(pixel, mmla())
+        schedule.tensorize(pixel, mmla(dtype))
     return schedule.mod["main"]
 
 
