@@ -17,8 +17,12 @@ _X86_V3 = _X86_V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe
 _X86_V4 = _X86_V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
 
 # Of /proc/cpuinfo: flags beyond the level -> LLVM features.
-_X86_EXTRA = {"avx512_vnni": "+avx512vnni", "avx_vnni": "+avxvnni"}
-_ARM_EXTRA = {"asimddp": "+dotprod", "i8mm": "+i8mm"}
+_X86_EXTRA = {
+    "avx512_vnni": "+avx512vnni",
+    "avx_vnni": "+avxvnni",
+    "avx512_bf16": "+avx512bf16",
+}
+_ARM_EXTRA = {"asimddp": "+dotprod", "i8mm": "+i8mm", "bf16": "+bf16"}
 
 # ARM's part numbers (implementer 0x41), slow cores first -> nearest shipped target, LLVM name.
 _ARM_PARTS = {

@@ -38,7 +38,7 @@ class DotProblem:
     @property
     def weight_bytes(self) -> int:
         """Weights of one column."""
-        return self.lanes * self.steps * self.step
+        return self.lanes * self.steps * self.step * self.dot.operand_bytes
 
     def tiles(self, target: Target) -> Iterator[RegisterTile]:
         """The tiles whose sums stay in registers beside weights and an input."""

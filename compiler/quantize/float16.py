@@ -117,7 +117,7 @@ def require_bfloat16(target: Target) -> None:
         raise EdgeccError(
             f"--quantize bfloat16: {target.name} has no products of bfloat16",
             'targets with "+bf16" (AArch64) or "+avx512bf16" (x86-64) in their features have: '
-            "arm_neoverse_n2; --quantize int8 is fast on most others",
+            "arm_neoverse_n2, x86_64_bf16; --quantize int8 is fast on most others",
         )
 
 

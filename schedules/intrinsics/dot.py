@@ -18,6 +18,7 @@ from schedules.intrinsics import neon_mlal
 from schedules.intrinsics.neon_bfloat16 import bfdot
 from schedules.intrinsics.neon_dot import sdot
 from schedules.intrinsics.neon_mlal import collect, mlal
+from schedules.intrinsics.x86_bfloat16 import dpbf16
 from schedules.intrinsics.x86_madd import madd
 from schedules.intrinsics.x86_maddubs import maddubs, maddubs_twice
 from schedules.intrinsics.x86_vnni import vnni
@@ -35,6 +36,7 @@ class Dot:
         weight_loads: instructions that bring the weights of one use.
         input_loads: instructions that bring the inputs of one use.
         temporaries: registers beside sums, weights and one broadcast input.
+        operand_bytes: of a weight in memory.
         collect: where a use leaves each sum in four parts, the intrinsic that adds these up.
     """
 
@@ -46,6 +48,7 @@ class Dot:
     input_loads: int = 1
     temporaries: int = 1
     collect: str = ""
+    operand_bytes: int = 1
 
 
 def dot_product(target: Target, operand: str, group: int) -> Dot | None:
@@ -61,7 +64,8 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
     if not layouts:
         return None
     if operand == BFLOAT16:
-        return Dot(bfdot(), 4, instructions=1, temporaries=0)
+        name, width = (dpbf16(lanes), lanes) if target.arch == "x86_64" else (bfdot(), 4)
+        return Dot(name, width, instructions=1, temporaries=0, operand_bytes=2)
     if target.arch in ("aarch64", "arm"):
         return _neon(target.arch, group)
     if operand == "int16":

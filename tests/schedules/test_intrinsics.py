@@ -119,6 +119,23 @@ def test_bfloat16_is_summed_up_in_float32():
     assert "bfmmla" in assembly(func, target)
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_bfloat16_of_avx512_is_compiled(lanes):
+    """Nothing here runs it."""
+    target = load_target("x86_64_bf16")
+    target = replace(target, vector=replace(target.vector, bits=32 * lanes))
+    (layout,) = bfloat16_layouts(target)
+    dot = dot_product(target, layout.operand, layout.group)
+    assert dot is not None
+    text = assembly(sums_of_steps(layout, dot, 9, tensorized=True), target)
+    assert text.count("vdpbf16ps") == 9
+    x = te.placeholder((lanes,), "float32", name="x")
+    rounded = te.compute((lanes,), lambda i: x[i].astype("bfloat16"), name="rounded")
+    schedule = s_tir.Schedule(te.create_prim_func([x, rounded]))
+    schedule.vectorize(*schedule.get_loops(schedule.get_sblock("rounded")))
+    assert assembly(schedule.mod["main"], target).count("vcvtneps2bf16") == 1
+
+
 def sums_of_pairs(dtype: str, tensorized: bool) -> tirx.PrimFunc:
     """Of two pixels whose inputs are the middle of longer ones."""
     group, total = group_of(dtype), "int32" if dtype == "int8" else "float32"
