@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from tvm import s_tir
 
-from compiler.passes.integer_pairs import KIND
+from compiler.passes.integer_pairs import KIND, VIEW
 from compiler.target import Target
 from schedules.access import axes_of, cost
 from schedules.blocks import (
@@ -52,9 +52,12 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     if anchored is None or len(sch.get_loops(anchored.output)) != 5:
         return None
     *stages, pairs = anchored.stages
-    for stage in stages:
-        schedule_stage(sch, stage)
     problem = _describe(sch, anchored, pairs)
+    for stage in stages:
+        if sch.get(stage).name_hint == VIEW:
+            sch.compute_inline(stage)
+        else:
+            schedule_stage(sch, stage)
     default = min(_blockings(target, problem), key=lambda b: cycles(target, problem, b))
     blocking = choose(
         sch, default, promising_blockings(target, problem, _blockings(target, problem))

@@ -11,6 +11,8 @@ from compiler.passes.packed_ops import ANCHOR, Window
 # Name of the block that brings the inputs of two pixels together.
 PAIRS = "pairs"
 KIND = "conv2d_integer_pairs"
+# Name of a block that only says where the pixels of a matrix lie.
+VIEW = "pixels"
 
 
 def conv2d(

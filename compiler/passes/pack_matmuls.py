@@ -182,10 +182,14 @@ class _Packer(Rewriter):
 
     def _bfloat16(self, call: relax.Call) -> relax.Expr | None:
         """A product that is told to be; its weights are constants."""
-        weight, dot = constant_of(call.args[1]), pack_bfloat16.matmul_layout(self.target)
-        if dot is None or weight is None or not pack_bfloat16.is_bfloat16(call.args[0]):
+        left, weight = call.args[0], constant_of(call.args[1])
+        if weight is None or not pack_bfloat16.is_bfloat16(left):
             return None
-        return pack_bfloat16.emit_matmul(self.builder, self.plain(call.args[0]), weight, dot)
+        *rows, depth = shape_of(left)
+        dot = pack_bfloat16.matmul_layout(self.target, math.prod(rows), depth)
+        if dot is None:
+            return None
+        return pack_bfloat16.emit_matmul(self.builder, self.plain(left), weight, dot)
 
     def _matmul(self, call: relax.Call) -> relax.Expr | None:
         integer = self._sums(call) if str(call.ty.dtype) == "int32" else self._integer(call)

@@ -81,13 +81,12 @@ def pays(value: relax.Expr, target: Target) -> bool:
 
 def _product_pays(call: relax.Call, target: Target) -> bool:
     left, right = (shape_of(a) for a in call.args)
-    dot = matmul_layout(target)
-    if dot is None or len(right) != 2 or len(left) < 2 or constant_of(call.args[1]) is None:
+    if len(right) != 2 or len(left) < 2 or constant_of(call.args[1]) is None:
         return False
-    depth, columns = right
-    if depth % dot.group:
+    (depth, columns), rows = right, math.prod(left[:-1])
+    dot = matmul_layout(target, rows, depth)
+    if dot is None:
         return False
-    rows = math.prod(left[:-1])
     products = rows * depth * math.ceil(columns / target.vector.lanes())
     floats = OVERHEAD * products / target.vector.fma_per_cycle
     floats += winograd.weight_cycles(target, 4 * depth * columns)
