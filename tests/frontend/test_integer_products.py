@@ -144,7 +144,7 @@ def test_dynamic_quantize_linear(x, tmp_path):
     assert compare(model, {"x": x}, tmp_path, step=1e-7) == [1.0] * 3
 
 
-@pytest.mark.parametrize(("dtype", "columns"), product(["int8", "uint8"], [False, True]))
+@pytest.mark.parametrize(("dtype", "columns"), list(product(["int8", "uint8"], [False, True])))
 def test_dynamic_quantize_matmul(dtype, columns, tmp_path):
     rng = RNG(5)
     count = (9,) if columns else ()
