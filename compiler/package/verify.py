@@ -13,6 +13,11 @@ from compiler.package.manifest import Package, open_package
 from compiler.package.runner import CannotRunError, Runner
 from compiler.program import TensorInfo
 
+# Seconds after which a library counts as hanging. qemu computes in 16 bits in software, 0.05 us a
+# multiply-accumulate on an idle machine; there are two runs, and machines are busy.
+PATIENCE = 600.0
+SECONDS_PER_MAC = 0.5e-6
+
 
 @dataclass(frozen=True)
 class OutputCheck:
@@ -139,12 +144,19 @@ def _check_outputs(
     )
 
 
+def _software_seconds(package: Package) -> float:
+    """What emulation in software takes, of products in 16 bits."""
+    precision = (package.manifest.get("quantization") or {}).get("precision")
+    macs = package.receipt()["macs"] if precision in ("float16", "bfloat16") else 0
+    return macs * SECONDS_PER_MAC
+
+
 def verify_package(
     path: str | Path,
     *,
     tolerance: float | None = None,
     threads: int | None = None,
-    timeout: float | None = 600.0,
+    timeout: float | None = None,
 ) -> Verification:
     """Runs the golden inputs through the library and compares.
 
@@ -154,7 +166,9 @@ def verify_package(
     Args:
         tolerance: overrides the package's own for floating-point outputs.
         threads: default: the target's cores, at most 4.
-        timeout: seconds after which the library counts as hanging.
+        timeout: seconds after which the library counts as hanging; None: 600, and more where an
+            emulator computes in 16 bits.
+
     Raises:
         EdgeccError: the package is damaged.
     """
@@ -170,6 +184,8 @@ def verify_package(
     inputs, want = load_golden(package)
     threads = threads or min(4, max(2, package.manifest["target"]["cores"]))
     how = f"under {runner.emulator}" if runner.emulator else "natively"
+    if timeout is None:
+        timeout = PATIENCE + (_software_seconds(package) if runner.emulator else 0.0)
     try:
         got = runner.verify(inputs, threads, timeout)
     except EdgeccError as error:

@@ -168,27 +168,23 @@ def test_products_are_within_the_bound_of_eight_bits(tmp_path):
     check_products(path, package, Runner(package))
 
 
-def test_lanes_without_a_channel_meet_no_weights(tmp_path):
+def test_a_network_is_verified_against_float32(tmp_path):
     """1 / (|x| + one) of lanes without a one is infinite, and zero times that is no number."""
     b = Builder()
     b.weights.append(numpy_helper.from_array(np.ones((1, 20, 1, 1), "float32"), "one"))
     x = b.node("Add", b.node("Abs", b.conv("x", 16, 20, name="first")), "one")
-    x = b.node("Reciprocal", x, name="infinite")
-    b.conv(x, 20, 16, name="y")
-    path = b.save(tmp_path / "m.onnx", {"x": (1, 16, 7, 7)}, {"y": (1, 16, 7, 7)})
-    result = compiler.build(path, TARGET, tmp_path / "p", quantize="bfloat16", tuning_logs=())
-    assert result.verification.passed
-    assert result.manifest["quantization"]["operators"] == {"bfloat16": 2, "float32": 0}
-
-
-def test_a_network_is_verified_against_float32(tmp_path):
-    path = network(tmp_path / "m.onnx")
+    x = b.conv(b.node("Reciprocal", x, name="infinite"), 20, 16, name="second")
+    x = b.conv(b.conv(x, 16, 16, name="depthwise", group=16), 16, 16, k=1, name="third")
+    x = b.node("Flatten", b.node("GlobalAveragePool", b.node("Relu", x)))
+    b.node("Softmax", b.node("MatMul", x, b.weight(16, 32), name="logits"), name="y", axis=-1)
+    path = b.save(tmp_path / "m.onnx", {"x": (1, 16, 7, 7)}, {"y": (1, 32)})
     result = compiler.build(path, TARGET, tmp_path / "p", quantize="bfloat16", tuning_logs=())
     assert result.verification.passed
     (check,) = result.verification.outputs
     assert 2**-8 <= check.tolerance < 0.05
     entry = result.manifest["quantization"]
     assert (entry["precision"], entry["largest"]) == ("bfloat16", None)
+    assert entry["operators"] == {"bfloat16": 4, "float32": 1}
     assert entry["sqnr_db"]["y"] > 35
     assert [t.dtype for t in open_package(result.path).outputs] == ["float32"]
 

@@ -48,6 +48,7 @@ def x86(flags: str, vendor="GenuineIntel", family=6, model=85, name="Xeon") -> s
         (V3 + " avx_vnni avx512_vnni", "x86-64-v3", 256, ("+avxvnni",)),
         (V4, "x86-64-v4", 512, ("-prefer-256-bit",)),
         (V4 + " avx512_vnni", "x86-64-v4", 512, ("-prefer-256-bit", "+avx512vnni")),
+        (V4 + " avx512_bf16", "x86-64-v4", 512, ("-prefer-256-bit", "+avx512bf16")),
         (V4.replace("avx512bw", ""), "x86-64-v3", 256, ()),
     ],
 )
@@ -99,8 +100,8 @@ def test_arm_boards_take_over_the_shipped_description(tmp_path):
     [
         (arm("0xd0b", features="asimd asimddp"), "cortex-a76", ("+neon", "+dotprod")),
         (arm("0xd05", "0xd0b", features="asimd asimddp"), "generic", ("+neon", "+dotprod")),
-        (arm("0xd4f", features="asimd asimddp i8mm"), "neoverse-v2",
-         ("+neon", "+dotprod", "+i8mm", "-sve")),
+        (arm("0xd4f", features="asimd asimddp i8mm bf16"), "neoverse-v2",
+         ("+neon", "+dotprod", "+i8mm", "+bf16", "-sve")),
         (arm("0x022", implementer="0x61"), "generic", ("+neon",)),
         ("", "generic", ("+neon",)),
     ],
