@@ -166,16 +166,19 @@ def _trade(trade: dict[str, Any] | None) -> list[tuple[str, str]]:
     rows = [("max drop", f"{trade['bound']}, on {trade['measured_on']} ({held_out})")]
     if not trade["candidates"]:
         return [*rows, ("trade", "none: nothing is in int8")]
-    if not trade["layers"]:
+    if not trade["layers"] and not trade["words"]:
         return [*rows, ("trade", f"{trade['int8']} with all in int8: nothing stays in float32")]
     nbytes = {name: console.size(value) for name, value in trade["weights"].items()}
     text = f"{trade['int8']} -> {trade['result']} (float32: {trade['float32']}), weights "
     text += f"{nbytes['int8']} -> {nbytes['result']} (float32: {nbytes['float32']})"
     rows += [("trade", text)]
-    kept = f"{len(trade['layers'])} of {trade['candidates']} layers: {', '.join(trade['layers'])}"
+    for title, names in (("in float32", trade["layers"]), ("with int16", trade["words"])):
+        if names:
+            text = f"{len(names)} of {trade['candidates']} layers: {', '.join(names)}"
+            rows.append((title, text))
     if not trade["complete"]:
-        kept += "; time was up before fewer were found"
-    return [*rows, ("in float32", kept)]
+        rows.append(("search", "time was up before fewer were found"))
+    return rows
 
 
 def _why_floats(entry: dict[str, Any], target: Target) -> str:

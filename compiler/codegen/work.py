@@ -27,16 +27,29 @@ def multiply_accumulates(func: tirx.PrimFunc) -> int:
 def executed_dtype(func: tirx.PrimFunc) -> str:
     """What it computes in: of products what they are summed up from, else what is written.
 
-    Sums of products in int32 are of 8-bit integers: "int8"; those in float32 may be of bfloat16.
+    Sums of products in int32 are of 8-bit integers, "int8", or of activations that come as "int16";
+    those in float32 may be of bfloat16.
     """
-    for block in _blocks(func):
+    blocks = _blocks(func)
+    for block in blocks:
         has_reduction = any(v.iter_type == tirx.IterVar.CommReduce for v in block.iter_vars)
         if has_reduction and block.writes and _contains_multiply(block.body):
             dtype = str(block.writes[0].source.ty.dtype)
             if any(str(r.source.ty.dtype) == "bfloat16" for r in block.reads):
                 return "bfloat16"
-            return "int8" if dtype == "int32" else dtype
+            return _multiplied(block, blocks) if dtype == "int32" else dtype
     return str(func.params[-1].ty.dtype) if func.params else ""
+
+
+def _multiplied(block: s_tir.SBlock, blocks: list[s_tir.SBlock]) -> str:
+    """What the first operand of integer products is before it is widened or padded."""
+    dtype = ""
+    found: s_tir.SBlock | None = block
+    while found is not None and found.reads:
+        source = found.reads[0].source
+        dtype = str(source.ty.dtype)
+        found = next((b for b in blocks if any(w.source.same_as(source) for w in b.writes)), None)
+    return "int16" if dtype == "int16" else "int8"
 
 
 def in_place_inputs(func: tirx.PrimFunc) -> list[int]:

@@ -115,15 +115,42 @@ def bfloat16_layouts(target: Target) -> tuple[DotLayout, ...]:
     return (pairs, DotLayout(16, 2, BFLOAT16, BFLOAT16, takes_lanes=True))
 
 
+def wide_layouts(target: Target) -> tuple[DotLayout, ...]:
+    """The layouts for activations of 16 bits beside weights of 8, the fastest first.
+
+    AArch64 multiplies int16 by int16 no faster than float32 by float32.
+    """
+    if target.arch == "x86_64":
+        block = max(8, target.vector.lanes())
+        return (DotLayout(block, 2, "int16", "int16", cost=block // max(1, target.vector.lanes())),)
+    if target.loads_register_groups:
+        return (DotLayout(2 * target.vector.lanes(), 1, "int16", "int16"),)
+    return ()
+
+
 def activation_dtype(target: Target) -> str:
     """What quantised activations are stored as: what the products of bytes take."""
     return "uint8" if target.arch == "x86_64" else "int8"
 
 
+def has_vnni(target: Target) -> bool:
+    """Whether an x86-64 CPU adds products to int32 in one instruction."""
+    return bool({"+avx512vnni", "+avxvnni"} & set(target.features))
+
+
+def wide_pays(target: Target) -> bool:
+    """Whether products of 16 bits by 8 take clearly less time than those of floats.
+
+    vpmaddwd and an addition multiply 16 pairs where fma multiplies 8, but AVX2 kernels of both took
+    the same time, with a sum in each register and a register more for each product.
+    """
+    return bool(wide_layouts(target)) and (target.arch != "x86_64" or has_vnni(target))
+
+
 def _x86(target: Target) -> tuple[DotLayout, ...]:
     block = max(8, target.vector.lanes())
     uses = block // max(1, target.vector.lanes())
-    if {"+avx512vnni", "+avxvnni"} & set(target.features):
+    if has_vnni(target):
         return (DotLayout(block, 4, "uint8", "uint8", cost=uses),)
     # vpmaddwd takes widened operands and is exact for all of them. Additions cost nothing beside
     # multiplications: they have ports of their own.

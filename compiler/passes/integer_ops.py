@@ -197,8 +197,8 @@ def requantize(total: te.Tensor, scale: te.Tensor, zero: int, dtype: str) -> te.
 
 
 def saturated(value: tirx.PrimExpr, dtype: str) -> tirx.PrimExpr:
-    """int32 in 8 bits, by way of int16: vector units narrow to half and saturate."""
-    for narrow in ("int16", dtype):
+    """int32 in 8 or 16 bits, by way of int16: vector units narrow to half and saturate."""
+    for narrow in dict.fromkeys(("int16", dtype)):
         info = np.iinfo(narrow)
         value = te.max(te.min(value, int(info.max)), int(info.min)).astype(narrow)
     return value

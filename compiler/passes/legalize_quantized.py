@@ -18,7 +18,7 @@ def _quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     quantum = quantum_of(call, QUANTIZE)
     if quantum is None:
         return call
-    if quantum.per_tensor and quantum.dtype in ("int8", "uint8"):
+    if quantum.per_tensor and quantum.dtype in ("int8", "uint8", "int16"):
         scale, zero = float(quantum.scale), int(quantum.zero_point)
         return builder.call_te(
             lambda x: integer_ops.quantize(x, scale, zero, quantum.dtype),

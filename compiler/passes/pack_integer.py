@@ -25,7 +25,7 @@ from compiler.passes import (
     winograd_ops,
 )
 from compiler.passes.channel_sums import channel_sums, stored_weight
-from compiler.passes.dot_layout import DotLayout, dot_layouts
+from compiler.passes.dot_layout import DotLayout, dot_layouts, wide_layouts
 from compiler.passes.integer_groups import Arrangement, arrange, float_steps
 from compiler.passes.integer_sums import Quantized, Sums, suits, with_bias
 from compiler.passes.integer_transposed import transposed_rows
@@ -46,6 +46,9 @@ from compiler.passes.readers import Readers
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, Quantum, emit_dequantize, quantum_of
 from compiler.target import Target
 
+# What a kernel may write beside others' results.
+STORED = ("int8", "uint8", "int16")
+
 
 class IntegerFollowers(PackedFollowers):
     """Handles quantize and dequantize; what knows nothing of them sees real numbers."""
@@ -53,7 +56,7 @@ class IntegerFollowers(PackedFollowers):
     def __init__(self, module: tvm.IRModule, target: Target) -> None:
         super().__init__(module)
         self.lanes = preferred_block(target)
-        self.target, self.dots = target, dot_layouts(target)
+        self.target, self.dots = target, (*dot_layouts(target), *wide_layouts(target))
         self.readers = Readers(module["main"])
         self.handlers |= {DEQUANTIZE: self._dequantize, QUANTIZE: self._quantize}
         self.handlers["relax.add"] = self._add
@@ -121,7 +124,7 @@ class IntegerFollowers(PackedFollowers):
 
     def _quantize(self, call: relax.Call) -> Packed | None:
         quantum = quantum_of(call, QUANTIZE)
-        if quantum is None or not quantum.per_tensor or quantum.dtype not in ("int8", "uint8"):
+        if quantum is None or not quantum.per_tensor or quantum.dtype not in STORED:
             return None
         raw = self.raw(call.args[0])
         if isinstance(raw, Sums) and self.readers.are_one(call.args[0]):
@@ -378,8 +381,9 @@ class IntegerFollowers(PackedFollowers):
 
     def _depthwise_sums(self, call: relax.Call, data: Quantized, window: Window) -> Sums | None:
         weight = self.raw(call.args[1])
-        dot = next((d for d in self.dots if d.pairs_taps or d.group == 1), None)
-        if dot is None or data.quantum.dtype != "int8" or not isinstance(weight, Quantized):
+        dots = (d for d in self.dots if d.activation == data.quantum.dtype)
+        dot = next((d for d in dots if d.pairs_taps or d.group == 1), None)
+        if dot is None or not isinstance(weight, Quantized):
             return None
         if isinstance(weight.stored, Packed) or not isinstance(data.stored, Packed):
             return None

@@ -14,7 +14,7 @@ from tvm import relax, te
 
 from compiler.passes import grouped_ops, integer_ops, pack_bfloat16, packed_ops
 from compiler.passes.channel_sums import channel_sums, stored_weight
-from compiler.passes.dot_layout import DotLayout, dot_layouts
+from compiler.passes.dot_layout import DotLayout, dot_layouts, wide_layouts
 from compiler.passes.packed_ops import FUSABLE
 from compiler.passes.packed_values import constant_of, preferred_block, shape_of
 from compiler.passes.rewriter import Rewriter
@@ -38,7 +38,8 @@ class _Packer(Rewriter):
         self.groups: dict[relax.Expr, Groups] = {}
         self.block = preferred_block(target)
         # One product at a time is for convolutions alone, and so are pairs of pixels.
-        found = (d for d in dot_layouts(target) if d.group > 1 and not d.pairs_pixels)
+        layouts = (*dot_layouts(target), *wide_layouts(target))
+        found = (d for d in layouts if d.group > 1 and not d.pairs_pixels)
         self.dots = [d for d in found if d.parts == 1]
         self.quantized: dict[relax.Expr, tuple[relax.Expr, Quantum]] = {}
         self.handlers |= {"relax.matmul": self._matmul, DEQUANTIZE: self._dequantize}

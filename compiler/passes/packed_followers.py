@@ -6,6 +6,7 @@ After:   y: NCHW[c] -> relu -> max_pool2d (NCHW[c]) -> ...
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import tvm
@@ -130,6 +131,9 @@ class PackedFollowers(Rewriter):
         if value is not None:
             packed = pack_constant(value, partner)
             return None if packed is None else relax.const(packed)
+        if math.prod(shape_of(operand)) == 1:
+            rank = len(shape_of(partner.expr))
+            return self.builder.emit(relax.op.reshape(operand, (1,) * rank))
         if shape_of(operand) != partner.shape:
             return None
         packed_operand = pack(self.builder, operand, partner.block, partner.order)

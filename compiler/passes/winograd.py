@@ -107,8 +107,8 @@ def pays_in_integers(
     """
     if not computes(window):
         return False
-    if not target.loads_register_groups:
-        return False
+    if not target.loads_register_groups or dot.activation == "int16":
+        return False  # transformed inputs must fit in int16
     direct, by_tiles = _integer_instructions(window, dot, shape, weight.shape[0])
     if by_tiles >= CLEAR_WIN * direct:
         return False

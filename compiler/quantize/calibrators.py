@@ -28,6 +28,10 @@ class Calibrator(Protocol):
     def range(self) -> Range:
         """(low, high) with low <= 0 <= high."""
 
+    @property
+    def seen(self) -> Range:
+        """Least and greatest value, widened to hold 0."""
+
 
 class MinMax:
     """All that was seen: nothing saturates.
@@ -45,6 +49,10 @@ class MinMax:
             self.high = max(self.high, float(array.max()))
 
     def range(self) -> Range:
+        return self.seen
+
+    @property
+    def seen(self) -> Range:
         return self.low, self.high
 
 
@@ -57,7 +65,6 @@ class _OfHistogram:
 
     @property
     def seen(self) -> Range:
-        """Least and greatest value, widened to hold 0."""
         if not self.histogram.total:
             return 0.0, 0.0
         return min(self.histogram.low, 0.0), max(self.histogram.high, 0.0)

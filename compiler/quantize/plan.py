@@ -78,6 +78,26 @@ class Plan:
             groups.setdefault(self.leader(var), []).append(var)
         return groups
 
+    def words(self) -> frozenset[relax.Var]:
+        """Stored tensors of 16 bits: what operators read that want so, and what shares its scale.
+
+        Others that read them get 16 bits, too.
+        """
+        found: set[relax.Var] = set()
+        for members in self.groups().values():
+            if any(self._is_wanted_in_words(var) for var in members):
+                found.update(members)
+        return frozenset(found)
+
+    def _is_wanted_in_words(self, var: relax.Var) -> bool:
+        for reader in self.graph.readers.get(var, ()):
+            region = self.graph.region_of[reader]
+            reads = region in self.quantized and self.choices[region].activations == "int16"
+            multiplies = region.kind in STRONG and var in self.graph.operands[region.anchor]
+            if reads and (multiplies or not self.stored[var].copy):
+                return True
+        return False
+
     def leader(self, var: relax.Var) -> relax.Var:
         like = self.stored[var].like
         return var if like is None else self.leader(like)

@@ -10,10 +10,11 @@ import tvm
 from tvm import relax
 
 from compiler.codegen import KernelCache
-from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts
+from compiler.errors import EdgeccError
+from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts, wide_layouts
 from compiler.quantize.adaround import AdaptiveRounding
 from compiler.quantize.bias_correction import TapMeans, correct_biases, operands
-from compiler.quantize.calibrators import Calibrator, make_calibrator
+from compiler.quantize.calibrators import Calibrator, Range, make_calibrator
 from compiler.quantize.costs import Costs, convolution_costs
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
@@ -24,7 +25,13 @@ from compiler.quantize.plan import Plan, make_plan, operator_of
 from compiler.quantize.qdq import Quantum
 from compiler.quantize.recipe import Recipe, Rule
 from compiler.quantize.regions import Graph, Region, weights_of
-from compiler.quantize.scales import asymmetric, quantize_weights, symmetric
+from compiler.quantize.scales import (
+    asymmetric,
+    beside_words,
+    quantize_weights,
+    symmetric,
+    symmetric_words,
+)
 from compiler.quantize.shuffles import neighbours_behind_shuffle, shuffled_groups
 from compiler.quantize.weight_only import stored_as
 from compiler.target import Target
@@ -32,7 +39,7 @@ from compiler.target import Target
 Progress = Callable[[str, int, int], None]
 
 IN_FLOATS = Rule("*", precision="float32")
-CALIBRATED = Rule("*", activations="static")
+CALIBRATED = Rule("matmul", activations="static")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +74,17 @@ class Quantized:
     def summary(self) -> dict[str, int]:
         """Convolutions and products by the precision that was decided on.
 
-        Products of floats with weights in integers are counted as "weights-int8" and "weights-int4"
-        where there are any.
+        Where there are any, "int16" are those that read 16 bits beside weights of 8, "weights-int8"
+        and "weights-int4" products of floats with weights in integers.
         """
         counts = {"int8": 0, "float32": 0}
+        words = self.plan.words()
         for region in self.plan.graph.regions:
             if region.kind in ("convolution", "matmul", "product"):
                 precision = "int8" if self.plan.is_integer(region) else "float32"
                 precision = stored_as(self.plan, region) or precision
+                if precision == "int8" and _reads_words(self.plan, region, words):
+                    precision = "int16"
                 counts[precision] = counts.get(precision, 0) + 1
         return counts
 
@@ -151,35 +161,35 @@ class Quantizer:
         self.graph = Graph(module)
         self._costs = _costs(self.graph, target, integer_io, exact)
         plan = make_plan(self.graph, recipe, integer_io, self._costs)
+        _refuse_words(plan, target)
         calibrators = {
             var: make_calibrator(stored.calibrator)
             for var, stored in plan.stored.items()
             if variants or not _is_moved(plan, var)
         }
         seen = operands(plan) if recipe.bias_correction or recipe.adaround else []
-        ends = [r.end for r in self.graph.regions if plan.reads_integers(r)] if variants else []
         if calibrators:
             progress("calibrate", 0, 0)
-        self.model = ObservedModel(module, data.inputs, [*calibrators, *seen, *ends], cache)
+        self.model = ObservedModel(module, data.inputs, [*calibrators, *seen], cache)
         try:
             # A plan without stored tensors needs no data.
-            self._ranges = (
-                _calibrate(calibrators, self.model, data, progress) if calibrators else {}
-            )
+            if calibrators:
+                _calibrate(calibrators, self.model, data, progress)
         except BaseException:
             self.model.close()
             raise
-        self._weights = quantize_all_weights(plan, target)
+        self._ranges = {var: (found.range(), found.seen) for var, found in calibrators.items()}
+        self._weights: dict[tuple[relax.Var, bool], Weights] = {}
         self._means = TapMeans(self.model, data)
         bounded = bounded_layouts(target)
         self._rounding = AdaptiveRounding(self.model, data, recipe.bias_correction, bounded)
 
     def quantize(self, floats: Sequence[Rule] = ()) -> Quantized:
-        """The module by the recipe and more rules, all of which must say float32."""
+        """The module by the recipe and more rules, all of which say float32 or int16."""
         recipe = replace(self.recipe, rules=(*self.recipe.rules, *floats))
         plan = make_plan(self.graph, recipe, self.integer_io, self._costs)
         activations = choose_quanta(plan, self._ranges, activation_dtype(self.target))
-        weights = {anchor: w for anchor, w in self._weights.items() if _is_used(plan, anchor)}
+        weights = self._weights_of(plan)
         if recipe.adaround:
             weights = self._rounding.round(plan, activations, weights, self._count(floats))
         if recipe.bias_correction:
@@ -195,6 +205,17 @@ class Quantizer:
             return lambda done, total: None
         return lambda done, total: self.progress("round weights", done, total)
 
+    def _weights_of(self, plan: Plan) -> dict[relax.Var, Weights]:
+        """Of all convolutions and products with constant weights that are computed in integers."""
+        words, found = plan.words(), {}
+        for region in plan.graph.regions:
+            if plan.is_integer(region) and region.kind != "product":
+                key = region.anchor, _reads_words(plan, region, words)
+                if key not in self._weights:
+                    self._weights[key] = quantize_weights_of(plan, region, self.target, key[1])
+                found[region.anchor] = self._weights[key]
+        return found
+
     def __enter__(self) -> Quantizer:
         return self
 
@@ -202,8 +223,20 @@ class Quantizer:
         self.model.close()
 
 
-def _is_used(plan: Plan, anchor: relax.Var) -> bool:
-    return plan.is_integer(plan.graph.region_of[anchor])
+def _reads_words(plan: Plan, region: Region, words: frozenset[relax.Var]) -> bool:
+    """Whether an operator multiplies what is stored in 16 bits."""
+    static = region not in plan.dynamic
+    return static and any(var in words for var in plan.graph.operands[region.anchor])
+
+
+def _refuse_words(plan: Plan, target: Target) -> None:
+    """Raises an error where a CPU has no products of 16 bits that are worth their name."""
+    if plan.words() and not wide_layouts(target):
+        raise EdgeccError(
+            f'the recipe says activations = "int16", which {target.name} computes no faster than '
+            "float32",
+            'write precision = "float32" instead; edgecc targets lists other CPUs',
+        )
 
 
 def _in_floats(recipe: Recipe) -> Recipe:
@@ -237,8 +270,8 @@ def _calibrate(
     model: ObservedModel,
     data: CalibrationData,
     progress: Progress,
-) -> dict[relax.Var, tuple[float, float]]:
-    """The range of each stored tensor whose values are not another's."""
+) -> None:
+    """Shows the calibrators their tensors."""
 
     def watch(index: int, values: dict[relax.Var, np.ndarray]) -> None:
         for var, calibrator in calibrators.items():
@@ -246,7 +279,6 @@ def _calibrate(
         progress("calibrate", index + 1, 0)
 
     model.walk(data, watch)
-    return {var: calibrator.range() for var, calibrator in calibrators.items()}
 
 
 def _is_moved(plan: Plan, var: relax.Var) -> bool:
@@ -256,13 +288,20 @@ def _is_moved(plan: Plan, var: relax.Var) -> bool:
 
 
 def choose_quanta(
-    plan: Plan, ranges: dict[relax.Var, tuple[float, float]], dtype: str
+    plan: Plan, ranges: dict[relax.Var, tuple[Range, Range]], dtype: str
 ) -> dict[relax.Var, Quantum]:
-    """Scales and zero points; tensors of a group get those of the union of their ranges."""
-    quanta = {}
+    """Scales and zero points; tensors of a group get those of the union of their ranges.
+
+    Args:
+        ranges: to cover with 8 bits, and what was seen, which 16 bits cover.
+        dtype: of 8 bits.
+    """
+    quanta, words = {}, plan.words()
     for members in plan.groups().values():
-        known = [ranges[var] for var in members if not _is_moved(plan, var)]
-        quantum = asymmetric(min(r[0] for r in known), max(r[1] for r in known), dtype)
+        wide = members[0] in words
+        known = [ranges[var][wide] for var in members if not _is_moved(plan, var)]
+        low, high = min(r[0] for r in known), max(r[1] for r in known)
+        quantum = symmetric_words(low, high) if wide else asymmetric(low, high, dtype)
         quanta.update(dict.fromkeys(members, quantum))
     return quanta
 
@@ -294,17 +333,19 @@ def bounded_layouts(target: Target) -> list[DotLayout]:
     return [layout for layout in dot_layouts(target) if layout.most_neighbours is not None]
 
 
-def quantize_all_weights(plan: Plan, target: Target) -> dict[relax.Var, Weights]:
-    """Of all convolutions and products with constant weights that are computed in integers."""
+def quantize_weights_of(plan: Plan, region: Region, target: Target, words: bool) -> Weights:
+    """The constant weights of a convolution or product.
+
+    Args:
+        words: whether they multiply 16 bits.
+    """
+    values, axis = weights_of(plan.graph, region)
+    per_channel = plan.choices[region].granularity == "per_channel"
     layouts = bounded_layouts(target)
-    found = {}
-    for region in plan.graph.regions:
-        if plan.is_integer(region) and region.kind != "product":
-            values, axis = weights_of(plan.graph, region)
-            per_channel = plan.choices[region].granularity == "per_channel"
-            if per_channel and layouts:
-                found[region.anchor] = Weights(*_for_layouts(plan, region, layouts))
-            else:
-                quantum = symmetric(values, axis if per_channel else None)
-                found[region.anchor] = Weights(quantize_weights(values, quantum), quantum)
-    return found
+    if words:
+        quantum = beside_words(values, axis, per_channel)
+    elif per_channel and layouts:
+        return Weights(*_for_layouts(plan, region, layouts))
+    else:
+        quantum = symmetric(values, axis if per_channel else None)
+    return Weights(quantize_weights(values, quantum), quantum)

@@ -26,7 +26,7 @@ PRECISIONS = ("auto", "int8", "float16", "bfloat16", "float32")
 GRANULARITIES = ("per_channel", "per_tensor")
 WEIGHTS = ("float32", "int8", "int4")
 GROUPS = (32, 64, 128)
-ACTIVATIONS = ("auto", "static", "dynamic")
+ACTIVATIONS = ("auto", "static", "dynamic", "int16")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Choice:
         group: rows of that matrix that share a scale in each column; 0: all in int8, 32 in int4.
         activations: the range of what a product of matrices multiplies by its weights: "static",
             from calibration, or "dynamic", of each row when it is computed; "auto" is dynamic
-            where a sample has several rows.
+            where a sample has several rows. "int16": it, or any other operator, reads calibrated
+            16 bits instead of 8.
     """
 
     precision: str = "int8"

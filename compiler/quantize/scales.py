@@ -13,6 +13,10 @@ from compiler.quantize.qdq import Quantum
 # Below it a float32 scale loses bits; such a tensor is zero for all that can be measured.
 SMALLEST_SCALE = 1e-30
 WEIGHT_LIMIT = 127
+WORD_LIMIT = 32767
+# Of the magnitudes of one channel's weights that multiply int16: the sums stay in int32, beside a
+# bias of a sixteenth of its range.
+MOST_BESIDE_WORDS = (1 << 16) * 15 // 16
 
 
 def asymmetric(low: float, high: float, dtype: str) -> Quantum:
@@ -22,6 +26,30 @@ def asymmetric(low: float, high: float, dtype: str) -> Quantum:
     scale = max((high - low) / (int(info.max) - int(info.min)), SMALLEST_SCALE)
     zero = int(np.rint(info.min - low / float(np.float32(scale))))
     return Quantum.of(scale, min(max(zero, int(info.min)), int(info.max)), dtype)
+
+
+def symmetric_words(low: float, high: float) -> Quantum:
+    """int16 of -32767 to 32767 around 0 for what lies in [low, high]."""
+    scale = max(max(-low, high) / WORD_LIMIT, SMALLEST_SCALE)
+    return Quantum.of(scale, 0, "int16")
+
+
+def beside_words(weights: np.ndarray, axis: int, per_channel: bool) -> Quantum:
+    """As ``symmetric``, with coarser steps where sums of products with int16 could leave int32.
+
+    Args:
+        axis: of the output channels.
+        per_channel: a scale for each of these.
+    """
+    others = tuple(a for a in range(weights.ndim) if a != axis % weights.ndim)
+    magnitudes = np.abs(weights.astype("float64"))
+    count = weights.size // weights.shape[axis]
+    # Rounding, even upwards, adds a step to each at most.
+    coarser = magnitudes.sum(axis=others) / max(1, MOST_BESIDE_WORDS - count)
+    largest = np.maximum(magnitudes.max(axis=others, initial=0.0), coarser * WEIGHT_LIMIT)
+    if not per_channel:
+        return Quantum.of(_scale(largest.max(initial=0.0)), 0, "int8")
+    return Quantum.of(_scale(largest), np.zeros(largest.shape, "int8"), "int8", axis)
 
 
 def symmetric(weights: np.ndarray, axis: int | None) -> Quantum:

@@ -2,8 +2,9 @@
 
 Operators are ranked by the error that each adds; the shortest head of that list that is enough is
 found by doubling and bisection, and then what can be given back to int8 is, the most harmless
-first. Each set is judged by running its quantised model on this machine: all sets share most of
-their kernels, which are compiled once.
+first. Where the target multiplies 16 bits faster than floats, what can read these does so instead.
+Each set is judged by running its quantised model on this machine: all sets share most of their
+kernels, which are compiled once.
 """
 
 from __future__ import annotations
@@ -19,25 +20,24 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
 
 from compiler.codegen import KernelCache
 from compiler.errors import EdgeccError
+from compiler.passes.dot_layout import activation_dtype, wide_pays
 from compiler.program import TensorInfo
 from compiler.quantize.bound import Bound, Judge, Run
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.labelled import Validation
-from compiler.quantize.noise import Noise
-from compiler.quantize.observe import ObservedModel, build_for_host
+from compiler.quantize.observe import build_for_host
 from compiler.quantize.ptq import Progress, Quantized, Quantizer
-from compiler.quantize.qdq import Quantum
+from compiler.quantize.ranking import Disturbed, candidates, flips, noise, rank
 from compiler.quantize.recipe import Recipe, Rule
 from compiler.quantize.regions import Region, weights_of
 from compiler.quantize.request import io_tensors
 from compiler.target import Target
 
 # The ranking needs few samples.
-RANKING_SAMPLES = 8
+RANKING_SAMPLES = 16
 # Giving back ends when either is spent.
 MAX_EVALUATIONS = 48
 MAX_SECONDS = 900.0
@@ -53,6 +53,7 @@ class Trade:
         float32, int8, result: the bounded quantity of the float model, of all in int8 that the
             recipe allows, and of what was made, as people read it.
         layers: names of the operators that stay in float32 for the bound, in order of execution.
+        words: of those that read 16 bits instead of 8.
         candidates: how many the recipe allows in int8.
         weights: bytes of all weights in float32, in int8, and in what was made.
         evaluations: models that were measured.
@@ -66,6 +67,7 @@ class Trade:
     int8: str
     result: str
     layers: tuple[str, ...]
+    words: tuple[str, ...]
     candidates: int
     weights: dict[str, int]
     evaluations: int
@@ -73,7 +75,7 @@ class Trade:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "layers": list(self.layers)}
+        return {**asdict(self), "layers": list(self.layers), "words": list(self.words)}
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ class _Models:
     outputs: tuple[TensorInfo, ...]
     cache: KernelCache
 
-    def rules(self, names: Sequence[str]) -> tuple[Rule, ...]:
-        return tuple(Rule(name, precision="float32") for name in names)
+    def rules(self, names: Sequence[str], words: Sequence[str] = ()) -> tuple[Rule, ...]:
+        """Of operators in float32, and of those that read 16 bits."""
+        floats = (Rule(name, precision="float32") for name in names)
+        return (*floats, *(Rule(name, activations="int16") for name in words))
 
     @contextmanager
     def floats(self) -> Iterator[Run]:
@@ -165,43 +169,71 @@ def quantize_within(
         progress("float32 outputs", 0, 0)
         with models.floats() as floats:
             search = _Search(models, Judge(bound, validation, floats), progress)
-            names = search.run(lambda found: rank(models, found, data))
-            found = quantizer.quantize(models.rules(names))
-            trade = search.trade(names, found)
-    made = replace(recipe, rules=(*recipe.rules, *models.rules(names)))
-    return found, made, trade
+            names, words = search.run(
+                lambda found: _ranked(models, found, data, bound, progress), wide_pays(target)
+            )
+            rules = models.rules(names, words)
+            found = quantizer.quantize(rules)
+            trade = search.trade(names, words, found)
+    return found, replace(recipe, rules=(*recipe.rules, *rules)), trade
+
+
+def _ranked(
+    models: _Models, found: Quantized, data: CalibrationData, bound: Bound, progress: Progress
+) -> list[str]:
+    samples = list(islice(iter(data), RANKING_SAMPLES))
+    disturbed = Disturbed(found, activation_dtype(models.quantizer.target))
+    harm = noise if bound.kind == "sqnr" else flips
+    return rank(disturbed, models.inputs, models.outputs, samples, harm, models.cache, progress)
 
 
 class _Search:
-    """One search; ``measured`` remembers what sets of names came to."""
+    """One search; ``measured`` remembers what sets of names came to, in float32 and in 16 bits."""
 
     def __init__(self, models: _Models, judge: Judge, progress: Progress) -> None:
         self.models, self.judge, self.progress = models, judge, progress
-        self.measured: dict[frozenset[str], float] = {}
+        self.measured: dict[tuple[frozenset[str], frozenset[str]], float] = {}
         self.started = time.monotonic()
         self.complete = True
         self.ranked: list[str] = []
         self.base: Quantized | None = None
+        self.in_words = False
 
-    def run(self, ranking: Callable[[Quantized], list[str]]) -> list[str]:
-        """The names of the operators to leave in float32."""
+    def run(
+        self, ranking: Callable[[Quantized], list[str]], wide: bool
+    ) -> tuple[list[str], list[str]]:
+        """The names of the operators to leave in float32, and of those to read 16 bits.
+
+        Args:
+            wide: whether 16 bits are worth a trial.
+        """
         self.base = self.models.quantizer.quantize()
-        self.ranked = list(dict.fromkeys(r.name for r in _candidates(self.base)))
+        self.ranked = list(dict.fromkeys(r.name for r in candidates(self.base)))
         if self._holds([]):
-            return []
-        self.progress("rank layers by their error", 0, 0)
+            return [], []
         self.ranked = ranking(self.base)
-        return self._give_back(self._shortest())
+        self.in_words = wide and self._both_hold([], self.ranked)
+        names = self._give_back(self._shortest())
+        if self.in_words:
+            return [], names
+        return self._narrow(names) if wide else (names, [])
 
     def _holds(self, names: Sequence[str]) -> bool:
-        key = frozenset(names)
+        """With so many not in 8 bits."""
+        return self._both_hold([], names) if self.in_words else self._both_hold(names, [])
+
+    def _both_hold(self, names: Sequence[str], words: Sequence[str]) -> bool:
+        """With operators in float32, and others that read 16 bits."""
+        key = frozenset(names), frozenset(words)
         if key not in self.measured:
-            text = f"try {len(key)} of {len(self.ranked)} layers in float32"
+            text = f"try {len(names)} of {len(self.ranked)} layers in float32"
+            if words:
+                text += f" and {len(words)} with int16"
             if self.measured:
                 best = self.judge.bound.text(list(self.measured.values())[-1])
                 text += f" ({best} with the last)"
             self.progress(text, len(self.measured), 0)
-            rules = self.models.rules(names)
+            rules = self.models.rules(names, words)
             with self.models.quantized(self.models.quantizer.quantize(rules)) as run:
                 self.measured[key] = self.judge.measure(run)
         return self.judge.holds(self.measured[key])
@@ -226,44 +258,61 @@ class _Search:
                 low = middle
         return self.ranked[:high]
 
-    def _give_back(self, names: list[str]) -> list[str]:
+    def _narrow(self, names: list[str]) -> tuple[list[str], list[str]]:
+        """What must stay in float32, and what may read 16 bits instead."""
+
+        def holds(fewer: Sequence[str]) -> bool:
+            return self._both_hold(fewer, [name for name in names if name not in fewer])
+
+        kept = self._give_back(names, holds)
+        return kept, [name for name in names if name not in kept]
+
+    def _give_back(
+        self, names: list[str], holds: Callable[[Sequence[str]], bool] | None = None
+    ) -> list[str]:
         """Without what is not needed; chunks first, the most harmless first."""
+        holds = holds or self._holds
         size = len(names) // 2
         while size >= 1 and len(names) > 1:
             end = len(names)
             while end > 0:
                 start = max(end - size, 0)
                 fewer = names[:start] + names[end:]
-                if fewer and frozenset(fewer) not in self.measured and self._is_spent():
+                if fewer and self._is_spent() and not self._is_known(fewer):
                     self.complete = False
                     return names
-                if fewer and self._holds(fewer):
+                if fewer and holds(fewer):
                     names = fewer
                 end = start
             size //= 2
         return names
 
+    def _is_known(self, names: Sequence[str]) -> bool:
+        none: frozenset[str] = frozenset()
+        return ((none, set(names)) if self.in_words else (set(names), none)) in self.measured
+
     def _is_spent(self) -> bool:
         seconds = time.monotonic() - self.started
         return len(self.measured) >= MAX_EVALUATIONS or seconds > MAX_SECONDS
 
-    def _text(self, names: Sequence[str]) -> str:
-        return self.judge.bound.text(self.measured[frozenset(names)])
+    def _text(self, names: Sequence[str], words: Sequence[str] = ()) -> str:
+        return self.judge.bound.text(self.measured[frozenset(names), frozenset(words)])
 
-    def trade(self, names: list[str], found: Quantized) -> Trade:
+    def trade(self, names: list[str], words: list[str], found: Quantized) -> Trade:
         assert self.base is not None
         bound, validation = self.judge.bound, self.judge.validation
         own = bound.metric is not None
         count = validation.data.count
-        ordered = [r.name for r in found.plan.graph.regions if r.name in set(names)]
+        ordered = [*dict.fromkeys(r.name for r in found.plan.graph.regions)]
         return Trade(
             bound=str(bound),
             measured_on="the metric's own data" if own else f"{count} samples, {validation.name}",
             held_out=validation.held_out and not own,
             float32=bound.text(self.judge.value_of_exact),
             int8=self._text([]),
-            result=self._text(names),
-            layers=tuple(dict.fromkeys(ordered)),
+            result=self._text(names, words),
+            layers=tuple(name for name in ordered if name in names),
+            words=tuple(name for name in ordered if name in words),
             candidates=len(self.ranked),
             weights={
                 "float32": _weight_bytes(self.base, lambda region: False),
@@ -273,71 +322,6 @@ class _Search:
             evaluations=len(self.measured),
             complete=self.complete,
         )
-
-
-def rank(models: _Models, found: Quantized, data: CalibrationData) -> list[str]:
-    """Names of what a plan computes in integers, those that add most error first.
-
-    The error of an operator is the noise over signal of what it hands over, less the largest of
-    what it reads; what it quantises for itself counts as its own. What one in floats hands over is
-    rounded for those that read it.
-    """
-    graph = found.plan.graph
-    noises = _noises(models, found, data)
-    before: dict[relax.Var, float] = {}
-    harm: dict[str, float] = {}
-    for region in graph.regions:
-        inherited = max((before.get(v, 0.0) for v in region.inputs), default=0.0)
-        before[region.end] = inherited
-        adds = found.plan.reads_integers(region) and region not in found.plan.kept
-        if adds and region.end in noises:
-            before[region.end] = noises[region.end].ratio
-            added = max(noises[region.end].ratio - inherited, 0.0)
-            harm[region.name] = harm.get(region.name, 0.0) + added
-    names = dict.fromkeys(region.name for region in _candidates(found))
-    return sorted(names, key=lambda name: -harm.get(name, 0.0))
-
-
-def _candidates(found: Quantized) -> list[Region]:
-    """What can be left in float32 for a bound.
-
-    Moves follow their neighbours. What computes floats for speed has no integers of its own, unless
-    the model's inputs or results are integers for its sake.
-    """
-    plan = found.plan
-    ends = {*plan.graph.params, *plan.graph.results} if plan.integer_io else set()
-    return [
-        r
-        for r in plan.graph.regions
-        if plan.reads_integers(r)
-        and r.kind != "move"
-        and (r not in plan.kept or ends & {*r.inputs, r.end})
-    ]
-
-
-def _noises(models: _Models, found: Quantized, data: CalibrationData) -> dict[relax.Var, Noise]:
-    """Of what regions hand over, in the quantised against the float model."""
-    params = {*found.plan.graph.params, *found.module["main"].params}
-    shown = models.quantizer.model.shown
-    copies = {
-        var: copy
-        for var, copy in found.copies.items()
-        if var in shown and var not in params and copy.var not in params
-    }
-    noises = {var: Noise() for var in copies}
-    inputs = io_tensors(models.inputs, found.of_inputs())
-    tensors = [copy.var for copy in copies.values()]
-    with ObservedModel(found.module, inputs, tensors, models.cache) as made:
-        for sample in islice(iter(data), RANKING_SAMPLES):
-            wanted = models.quantizer.model.show(sample)
-            values = made.show(models.fed(found, sample))
-            for var, copy in copies.items():
-                noises[var].add(wanted[var], _real(values[copy.var], copy.quantum))
-    return noises
-
-
-def _real(values: np.ndarray, quantum: Quantum | None) -> np.ndarray:
-    return values if quantum is None else quantum.dequantize(values)
 
 
 def _weight_bytes(found: Quantized, is_integer: Callable[[Region], bool]) -> int:

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.passes.dot_layout import BFLOAT16, bfloat16_layouts, dot_layouts
+from compiler.passes.dot_layout import (
+    BFLOAT16,
+    bfloat16_layouts,
+    dot_layouts,
+    has_vnni,
+    wide_layouts,
+)
 from compiler.target import Target
 from schedules.intrinsics import neon_mlal
 from schedules.intrinsics.neon_bfloat16 import bfdot
@@ -21,7 +27,7 @@ from schedules.intrinsics.neon_mlal import collect, mlal
 from schedules.intrinsics.x86_bfloat16 import dpbf16
 from schedules.intrinsics.x86_madd import madd
 from schedules.intrinsics.x86_maddubs import maddubs, maddubs_twice
-from schedules.intrinsics.x86_vnni import vnni
+from schedules.intrinsics.x86_vnni import vnni, vnni_words
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
         group: products of one sum.
     """
     lanes = target.vector.lanes()
-    known = (*dot_layouts(target), *bfloat16_layouts(target))
+    known = (*dot_layouts(target), *wide_layouts(target), *bfloat16_layouts(target))
     layouts = [d for d in known if (d.operand, d.group) == (operand, group)]
     if not layouts:
         return None
@@ -68,6 +74,8 @@ def dot_product(target: Target, operand: str, group: int) -> Dot | None:
         return Dot(name, width, instructions=1, temporaries=0, operand_bytes=2)
     if target.arch in ("aarch64", "arm"):
         return _neon(target.arch, group)
+    if operand == "int16" and has_vnni(target):
+        return Dot(vnni_words(lanes), lanes, instructions=1, weight_loads=2, temporaries=0)
     if operand == "int16":
         return Dot(madd(lanes), lanes, instructions=2, weight_loads=2)
     if layouts[0].parts > 1:

@@ -1,12 +1,13 @@
 """How often int8 gives the same answer as float32: lines of text that are read, types of files.
 
     python scripts/bench/answers.py lines [--max-drop 0.5%]
-    python scripts/bench/answers.py files /usr/lib /usr/share [--max-drop 0.5%]
+    python scripts/bench/answers.py files /usr/lib /usr/share [--max-drop 0.5%] [--int16]
 
 `lines` renders words in matplotlib's DejaVu fonts, in many sizes, colours and amounts of noise, and
 has PP-OCRv4's recognition network read them; `files` asks magika for the types of files of as many
 suffixes as the folders hold. Other samples calibrate than test. `--max-drop` leaves as many
-operators in float32 as it takes to answer alike on yet others.
+operators in float32 as it takes to answer alike on yet others. With `--int16` activations have 16
+bits.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 import compiler  # noqa: E402
 from compiler.cli.console import error_line, note, table  # noqa: E402
 from compiler.errors import EdgeccError  # noqa: E402
+from compiler.quantize.recipe import DEFAULT, Recipe, Rule  # noqa: E402
 from scripts.bench.accuracy import wilson  # noqa: E402
 from scripts.modelzoo.registry import default_cache  # noqa: E402
 from scripts.modelzoo.store import fetch  # noqa: E402
@@ -37,7 +39,9 @@ HEIGHT, WIDTH = 48, 320  # of a line of text
 HALF = 1024  # bytes of a file's beginning and end
 PADDING = 256
 OF_A_SUFFIX = 12  # files
-CALIBRATION, VALIDATION = 100, 200  # samples; the others test
+CALIBRATION, VALIDATION = 100, 200  # samples; others test
+
+WORDS = Recipe((*DEFAULT.rules, Rule("*", activations="int16")))
 
 Sample = dict[str, np.ndarray]
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -170,27 +174,32 @@ def float_runner(path: Path) -> Run:
     return lambda sample: dict(zip(names, session.run(None, dict(sample)), strict=True))
 
 
-def compare(task: Task, max_drop: str | None, folder: Path) -> list[str]:
+def compare(task: Task, options: argparse.Namespace, folder: Path) -> list[str]:
     """Same answers, their 95 % interval and operators in float32, as text."""
     path = fetch(task.model, default_cache())
     exact = float_runner(path)
-    checked = task.samples[CALIBRATION : CALIBRATION + VALIDATION]
-    tests = task.samples[CALIBRATION + VALIDATION :]
+    checked = task.samples[CALIBRATION : CALIBRATION + options.validation]
+    tests = task.samples[CALIBRATION + options.validation :]
     bounds: dict[str, Any] = {}
-    if max_drop is not None:
+    if options.max_drop is not None:
         wanted = [task.answer(exact(sample)) for sample in checked]
 
         def same_answers(run: Run) -> float:
             found = [task.answer(run(sample)) for sample in checked]
             return float(np.mean([f == w for f, w in zip(found, wanted, strict=True)]))
 
-        bounds = {"max_drop": f"metric:{max_drop}", "metric": same_answers, "validation": checked}
+        bounds = {
+            "max_drop": f"metric:{options.max_drop}",
+            "metric": same_answers,
+            "validation": checked,
+        }
     built = compiler.build(
         path,
         output=folder / "package",
         shapes=task.shapes,
         quantize="int8",
         calibration=task.samples[:CALIBRATION],
+        recipe=WORDS if options.int16 else "auto",
         verify=False,
         progress=lambda stage, done, total: note(stage) if done == 0 else None,
         **bounds,
@@ -208,22 +217,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("lines", "files"))
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR")
-    parser.add_argument("--count", type=int, default=1000, help="samples, of which 300 do not test")
+    parser.add_argument("--count", type=int, default=1000, help="samples, 100 of which calibrate")
+    parser.add_argument("--validation", type=int, default=VALIDATION, help="samples for --max-drop")
     parser.add_argument("--max-drop", metavar="SHARE", help="of answers that may differ")
+    parser.add_argument("--int16", action="store_true", help="activations of 16 bits")
     options = parser.parse_args()
     if options.task == "files" and not options.folders:
         parser.error("files: name folders to take them from")
     task = (
         lines(options.count) if options.task == "lines" else files(options.folders, options.count)
     )
-    if len(task.samples) <= CALIBRATION + VALIDATION:
-        error_line(
-            f"{len(task.samples)} samples are too few: {CALIBRATION + VALIDATION} don't test"
-        )
+    untested = CALIBRATION + options.validation
+    if len(task.samples) <= untested:
+        error_line(f"{len(task.samples)} samples are too few: {untested} don't test")
         return 1
     try:
         with tempfile.TemporaryDirectory() as folder:
-            row = compare(task, options.max_drop, Path(folder))
+            row = compare(task, options, Path(folder))
     except EdgeccError as error:
         error_line(str(error))
         return 1

@@ -235,10 +235,11 @@ def test_the_search_ends_with_what_is_needed(needed):
     """Over a model of the search: the bound holds where all that is needed is in float32."""
     search = _Search.__new__(_Search)
     search.ranked, search.measured, search.complete, search.started = [*"abcdefghijkl"], {}, True, 0
+    search.in_words = False
     search._is_spent = lambda: len(search.measured) >= MAX_EVALUATIONS
 
     def holds(names):
-        search.measured[frozenset(names)] = 0.0
+        search.measured[frozenset(names), frozenset()] = 0.0
         return needed <= set(names)
 
     search._holds = holds

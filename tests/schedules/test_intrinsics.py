@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tvm import s_tir, te, tirx
 
-from compiler.passes.dot_layout import DotLayout, bfloat16_layouts, dot_layouts
+from compiler.passes.dot_layout import DotLayout, bfloat16_layouts, dot_layouts, wide_layouts
 from compiler.target import load_target
 from schedules.intrinsics.dot import Dot, dot_product
 from schedules.intrinsics.neon_mlal import LANES
@@ -21,7 +21,7 @@ TARGETS = ("host", "x86_64", "arm_cortex_a76", "arm_cortex_a72", "arm_cortex_a7"
 def test_implementation_is_the_description(name):
     """TVM compares the description with the loops it replaces; the loops are run, too."""
     target = load_target(name)
-    for layout in dot_layouts(target):
+    for layout in (*dot_layouts(target), *wide_layouts(target)):
         dot = dot_product(target, layout.operand, layout.group)
         assert dot is not None
         x, w = operands(layout, LANES if dot.collect else dot.lanes)
