@@ -288,8 +288,8 @@ class _Search:
         return names
 
     def _is_known(self, names: Sequence[str]) -> bool:
-        none: frozenset[str] = frozenset()
-        return ((none, set(names)) if self.in_words else (set(names), none)) in self.measured
+        found, none = frozenset(names), frozenset[str]()
+        return ((none, found) if self.in_words else (found, none)) in self.measured
 
     def _is_spent(self) -> bool:
         seconds = time.monotonic() - self.started

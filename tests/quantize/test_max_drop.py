@@ -245,6 +245,11 @@ def test_the_search_ends_with_what_is_needed(needed):
     search._holds = holds
     assert set(search._give_back(search._shortest())) == needed
     assert len(search.measured) < 30
+    search._is_spent = lambda: True  # what was measured before may still be taken
+    assert set(search._give_back([*"abcdefghijkl"])) >= needed
+    search.measured.clear()
+    assert search._give_back([*"abcdefghijkl"]) == [*"abcdefghijkl"]
+    assert not search.complete
 
 
 def test_labels_of_pictures_and_sequences():
