@@ -186,7 +186,7 @@ def test_random_networks(steps, channels, tmp_path_factory):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(_steps, min_size=4, max_size=30),
     channels=st.integers(3, 17),
