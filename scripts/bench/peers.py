@@ -1,4 +1,4 @@
-"""Measure edgecc against ONNX Runtime, OpenVINO, ncnn and MNN.
+"""Measure edgecc against ONNX Runtime, OpenVINO, ncnn, MNN and LiteRT.
 
     python scripts/bench/peers.py                                   everything that is installed
     python scripts/bench/peers.py --models mobilenet_v2 minilm --engines edgecc onnxruntime
@@ -11,8 +11,8 @@ outputs differ from those of unoptimised ONNX Runtime in float32 is not timed. R
 over the rounds of one turn's median over the other's of the same round. With --precision int8 each
 engine quantises the network by its own tool, on the same samples.
 
-The engines: pip install 'edgecc[bench]' and, to convert models for ncnn, pip install --no-deps
-pnnx. The table goes to stdout; OUT gets results.json and results.md, row by row, peers.png and all
+The engines: pip install 'edgecc[bench]'; to convert models for ncnn, pip install --no-deps pnnx;
+for LiteRT, pip install ai-edge-litert onnx2tf tensorflow-cpu (better in an environment of its own). The table goes to stdout; OUT gets results.json and results.md, row by row, peers.png and all
 converted models.
 """
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .base import Network
 from .edgecc import Edgecc
+from .litert import LiteRt, convert
 from .mnn import Mnn, run_tool
 from .onnx_runtime import OnnxRuntime
 from .openvino import OpenVino
@@ -127,6 +128,19 @@ class MnnInt8(Mnn):
         target = folder / "int8.mnn"
         run_tool("mnnquant", [str(folder / "model.mnn"), str(target), str(config)], target)
         target.replace(folder / "model.mnn")
+
+
+class LiteRtInt8(LiteRt):
+    """TensorFlow's post-training quantisation of activations and of weights for each channel."""
+
+    def prepare(self, network: Network, folder: Path) -> None:
+        samples = list(samples_of(network))
+        joined = {name: np.concatenate([s[name] for s in samples]) for name in network.inputs}
+        convert(network, folder, joined)
+        (made,) = (
+            p for p in folder.glob("converted/*_integer_quant.tflite") if "full" not in p.stem
+        )
+        made.replace(folder / "model.tflite")
 
 
 def _write_sample(sample: dict[str, np.ndarray], outputs: tuple[str, ...], folder: Path) -> None:
