@@ -2,6 +2,7 @@
 
     python scripts/tune_suite.py --target x86_64_v3
     python scripts/tune_suite.py --target arm_cortex_a72 --emulated --trials 60
+    python scripts/tune_suite.py --target x86_64_v3 --quantize int8
 
 Tunes every network of the benchmark for one target, into a log of its own, and writes the best
 record of each operator to tuning_logs/TARGET.tar.gz, together with those that are there already. A
@@ -32,16 +33,19 @@ def main() -> None:
     parser.add_argument("--target", required=True)
     parser.add_argument("--models", nargs="*", default=list(SUITE), choices=SUITE)
     parser.add_argument("--emulated", action="store_true")
+    parser.add_argument("--quantize", choices=("none", "int8"), default="none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, help="for each network")
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "tuning_logs")
     options = parser.parse_args()
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder, View() as view:
-            write_network(name, Path(folder) / name)
+            network = write_network(name, Path(folder) / name)
             result = tune(
-                Path(folder) / name / "model.onnx",
+                network / "model.onnx",
                 options.target,
+                quantize=options.quantize,
+                calibration=None if options.quantize == "none" else network / "calibration.npz",
                 trials=options.trials,
                 threads=options.threads,
                 tuning_logs=options.log,

@@ -61,8 +61,36 @@ def read_function(text: str) -> tirx.PrimFunc:
 
 
 def workload(func: tirx.PrimFunc) -> tvm.IRModule:
-    """A function as MetaSchedule's module: the name, which differs by model, taken out."""
-    return tvm.IRModule({_SYMBOL: func.with_attr("global_symbol", _SYMBOL)})
+    """A function as MetaSchedule's module.
+
+    Without the name, which differs by model, nor scales and zero points, which differ by
+    calibration: what is best for one is best for all.
+    """
+    func = func.with_attr("global_symbol", _SYMBOL)
+    stored = {str(param.ty.dtype) for param in func.params}
+    if stored & {"int8", "uint8"}:
+        func = func.with_body(tvm_ffi.structural_map(func.body, _NEUTRAL))
+    return tvm.IRModule({_SYMBOL: func})
+
+
+def _neutral_integer(node: tirx.IntImm) -> tirx.PrimExpr:
+    """Indices are int64, sums int32."""
+    return tirx.IntImm(node.ty.dtype, 0) if str(node.ty.dtype) in ("int8", "uint8") else node
+
+
+def _without_shift(node: tirx.Add | tirx.Sub) -> tirx.PrimExpr:
+    """By a zero point: there is none where that is 0."""
+    if isinstance(node.b, tirx.FloatImm):
+        return node.a
+    rounded = isinstance(node.a, tirx.Cast) and isinstance(node.b, tirx.IntImm)
+    return node.a if rounded else node
+
+
+_NEUTRAL = [
+    (tirx.FloatImm, lambda node: tirx.FloatImm(node.ty.dtype, 1.0)),
+    (tirx.IntImm, _neutral_integer),
+    ((tirx.Add, tirx.Sub), _without_shift),
+]
 
 
 def workload_key(func: tirx.PrimFunc) -> str:

@@ -12,7 +12,8 @@ over the rounds of one turn's median over the other's of the same round. With --
 engine quantises the network by its own tool, on the same samples.
 
 The engines: pip install 'edgecc[bench]'; to convert models for ncnn, pip install --no-deps pnnx;
-for LiteRT, pip install ai-edge-litert onnx2tf tensorflow-cpu (better in an environment of its own). The table goes to stdout; OUT gets results.json and results.md, row by row, peers.png and all
+for LiteRT, pip install ai-edge-litert onnx2tf tensorflow-cpu (better in an environment of its own).
+The table goes to stdout; OUT gets results.json and results.md, row by row, peers.png and all
 converted models.
 """
 
