@@ -19,6 +19,7 @@ FMA = {
     "x86_64_v3": r"vfmadd\w+ps\t.*%ymm",
     "x86_64_v4": r"vfmadd\w+ps\t.*%zmm",
     "x86_64_vnni": r"vfmadd\w+ps\t.*%zmm",
+    "x86_64_bf16": r"vfmadd\w+ps\t.*%zmm",
     "host": r"fmadd\w*ps\t|fmla\tv|vfmacc|fmadd\.s|mulps",
     "riscv64": r"fmadd\.s",
     "riscv_sifive_u74": r"fmadd\.s",
