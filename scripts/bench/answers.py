@@ -201,7 +201,7 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> list[str]:
         calibration=task.samples[:CALIBRATION],
         recipe=WORDS if options.int16 else "auto",
         verify=False,
-        progress=lambda stage, done, total: note(stage) if done == 0 else None,
+        progress=lambda stage, done, total: note(stage) if not done or "try" in stage else None,
         **bounds,
     )
     model = compiler.load(folder / "package")
