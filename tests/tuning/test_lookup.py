@@ -112,7 +112,7 @@ def test_similar_targets_have_the_same_registers():
 
 
 def test_tuning_and_building_from_the_command_line(model, edgecc, tmp_path):
-    tuned = edgecc("tune", model, "--trials", "12", "--threads", "1", "--json")
+    tuned = edgecc("tune", model, "--trials", "4", "--threads", "1", "--json")
     assert tuned.returncode == 0, tuned.stderr
     events = [json.loads(line) for line in tuned.stdout.splitlines()]
     assert {"start", "measured", "result"} <= {event["event"] for event in events}
