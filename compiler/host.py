@@ -153,7 +153,10 @@ def _riscv64(cpuinfo: str) -> Target:
     widths = [int(name[3:-1]) for name in names if re.fullmatch(r"zvl\d+b", name)]
     bits = max([128, *widths])  # V guarantees 128
     vector = replace(base.vector, bits=min(bits, 1024))
-    return replace(base, features=(*base.features, "+v", f"+zvl{bits}b"), vector=vector)
+    features = [*base.features, "+v", f"+zvl{bits}b"]
+    if "zvfh" in names:  # float16, of scalars as well
+        features += ["+zfh", "+zvfh"]
+    return replace(base, features=tuple(features), vector=vector)
 
 
 def _physical_cores(cpu: Path) -> int:

@@ -114,7 +114,8 @@ class Target:
     @property
     def has_float16(self) -> bool:
         """Whether its vector unit computes in float16, twice as many numbers at a time."""
-        return self.arch == "aarch64" and "+fullfp16" in self.features
+        feature = {"aarch64": "+fullfp16", "riscv64": "+zvfh"}.get(self.arch)
+        return feature in self.features
 
     @property
     def has_bfloat16(self) -> bool:

@@ -102,8 +102,9 @@ def require_float16(target: Target) -> None:
     if not target.has_float16:
         raise EdgeccError(
             f"--quantize float16: {target.name} has no arithmetic in float16",
-            'targets with "+fullfp16" in their features have: arm_cortex_a55, arm_cortex_a76, '
-            "arm_neoverse_n1, arm_neoverse_n2; --quantize int8 is fast on most others",
+            'targets with "+fullfp16" (AArch64) or "+zvfh" (RISC-V) in their features have: '
+            "arm_cortex_a55, arm_cortex_a76, arm_neoverse_n1, arm_neoverse_n2, riscv_spacemit_x60, "
+            "riscv_sifive_x280; --quantize int8 is fast on most others",
         )
 
 

@@ -128,6 +128,13 @@ def test_riscv(tmp_path, cpuinfo, cpu, bits):
     assert (target.cpu, target.vector.bits) == (cpu, bits)
 
 
+@pytest.mark.parametrize("extension", ["_zvfh", ""])
+def test_riscv_with_float16(tmp_path, extension):
+    cpuinfo = f"isa : rv64imafdcv_zfh{extension}_zvl256b\n"
+    target = host_target(machine(tmp_path, cpuinfo), "riscv64")
+    assert target.has_float16 == bool(extension)
+
+
 def test_caches_of_the_machine(tmp_path):
     levels = [(1, "Data", "48K"), (1, "Instruction", "32K"), (2, "Unified", "2048K"),
               (3, "Unified", "36M")]  # fmt: skip
