@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import relax, te
 
 from compiler.passes import integer_depthwise, integer_ops, winograd_ops
-from compiler.passes.channel_sums import MAX_INT32
+from compiler.passes.channel_sums import MAX_INT32, channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout
 from compiler.passes.integer_groups import Arrangement
 from compiler.passes.packed_ops import Window
@@ -128,3 +129,37 @@ def suits(dot: DotLayout, data: Quantized, weight: np.ndarray) -> bool:
     """Whether a layout takes the operands, and wastes nothing on a plain input of few channels."""
     fits = isinstance(data.stored, Packed) or dot.parts == 1 or weight.shape[1] > dot.part
     return fits and dot.activation == data.quantum.dtype and dot.takes(weight)
+
+
+def depthwise_sums(
+    data: Quantized,
+    weight: object,
+    dots: Iterable[DotLayout],
+    window: Window,
+    shape: tuple[int, ...],
+) -> Sums | None:
+    """Of a depthwise convolution; None where it is not computed on integers.
+
+    Args:
+        weight: as the graph has it.
+        dots: the target's.
+        shape: of the result.
+    """
+    fitting = (d for d in dots if d.activation == data.quantum.dtype)
+    dot = next((d for d in fitting if d.pairs_taps or d.group == 1), None)
+    if dot is None or not isinstance(weight, Quantized):
+        return None
+    if isinstance(weight.stored, Packed) or not isinstance(data.stored, Packed):
+        return None
+    stored = stored_weight(weight.stored, weight.quantum, 0)
+    if stored is None:
+        return None
+    few = math.prod(window.kernel) <= integer_depthwise.MAX_TAPS
+    if dot.pairs_taps and (stored.min() < -127 or not few):
+        return None
+    stored = stored.reshape(len(stored), 1, *window.kernel)
+    found = channel_sums(stored, weight.quantum, data.quantum)
+    if found is None:
+        return None
+    zero = int(data.quantum.zero_point)
+    return Sums(data.stored, dot, zero, stored, *found, window, shape, depthwise=True)

@@ -27,7 +27,7 @@ from compiler.passes import (
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts, wide_layouts
 from compiler.passes.integer_groups import Arrangement, arrange, float_steps
-from compiler.passes.integer_sums import Quantized, Sums, suits, with_bias
+from compiler.passes.integer_sums import Quantized, Sums, depthwise_sums, suits, with_bias
 from compiler.passes.integer_transposed import transposed_rows
 from compiler.passes.pack_transposed import Transposed, interleave_blocks, phases_of
 from compiler.passes.packed_followers import PackedFollowers
@@ -356,7 +356,7 @@ class IntegerFollowers(PackedFollowers):
             return None
         if not groups == shape[1] == stored.shape[1] or weight.shape[1] != 1:
             return None
-        sums = self._depthwise_sums(call, data, window)
+        sums = depthwise_sums(data, self.raw(call.args[1]), self.dots, window, shape)
         if sums is not None:
             return sums
         x = stored.viewed(self.builder, collapsed=False)
@@ -378,27 +378,6 @@ class IntegerFollowers(PackedFollowers):
         )
         self.births[result] = len(self.births)
         return Packed(result, shape, x.block, order=x.order)
-
-    def _depthwise_sums(self, call: relax.Call, data: Quantized, window: Window) -> Sums | None:
-        weight = self.raw(call.args[1])
-        dots = (d for d in self.dots if d.activation == data.quantum.dtype)
-        dot = next((d for d in dots if d.pairs_taps or d.group == 1), None)
-        if dot is None or not isinstance(weight, Quantized):
-            return None
-        if isinstance(weight.stored, Packed) or not isinstance(data.stored, Packed):
-            return None
-        stored = stored_weight(weight.stored, weight.quantum, 0)
-        if stored is None:
-            return None
-        few = math.prod(window.kernel) <= integer_depthwise.MAX_TAPS
-        if dot.pairs_taps and (stored.min() < -127 or not few):
-            return None
-        stored = stored.reshape(len(stored), 1, *window.kernel)
-        found = channel_sums(stored, weight.quantum, data.quantum)
-        if found is None:
-            return None
-        zero = int(data.quantum.zero_point)
-        return Sums(data.stored, dot, zero, stored, *found, window, shape_of(call), depthwise=True)
 
 
 def _per_channel(values: np.ndarray, like: Packed) -> relax.Expr:
