@@ -36,8 +36,9 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.choices import Chooser, nearby
+from schedules.choices import Chooser
 from schedules.constants import is_constant
+from schedules.dot_tiles import nearby_tiles
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
@@ -55,9 +56,6 @@ from schedules.weight_groups import load_groups, rearrange_weights
 
 # Sums of a block of rows that lie in L1 beside what is multiplied.
 MAX_SUM_BYTES = 8 * 1024
-# Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
-MAX_TILES = 16
-TILE_SLACK = 1.5
 
 
 @dataclass(frozen=True)
@@ -202,13 +200,7 @@ class _Space:
 
     def decisions(self) -> Iterator[Decision]:
         """The better half of the register tiles, with all blocks."""
-        tiles = nearby(
-            lambda tile: self.tiling.cycles(self.target, tile),
-            self.tiling.tiles(self.target),
-            MAX_TILES,
-            TILE_SLACK,
-        )
-        for tile in tiles:
+        for tile in nearby_tiles(self.target, self.tiling):
             for block in self._blocks(tile):
                 yield Decision(tile, block)
                 if self.height > 1 and self._sum_bytes(tile, block) <= MAX_SUM_BYTES:

@@ -28,9 +28,8 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.choices import Chooser, nearby
-from schedules.conv2d import MAX_TILES, TILE_SLACK
-from schedules.dot_tiles import DotProblem
+from schedules.choices import Chooser
+from schedules.dot_tiles import DotProblem, nearby_tiles
 from schedules.dots import find_dot, order_dots, use_intrinsic
 from schedules.intrinsics.dot import Dot
 from schedules.tiles import (
@@ -153,13 +152,7 @@ class Space:
 
     def decisions(self) -> Iterator[Decision]:
         """The better half of the register tiles, with all blocks."""
-        tiles = nearby(
-            lambda tile: self.tiling.cycles(self.target, tile),
-            self.tiling.tiles(self.target),
-            MAX_TILES,
-            TILE_SLACK,
-        )
-        for tile in tiles:
+        for tile in nearby_tiles(self.target, self.tiling):
             for block in self._blocks(tile):
                 yield Decision(tile, block)
 

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compiler.target import Target
+from schedules.choices import nearby
 from schedules.intrinsics.dot import Dot
-from schedules.tiles import MAX_COLUMNS, MAX_ROWS, RegisterTile, parts
+from schedules.tiles import MAX_COLUMNS, MAX_ROWS, RegisterTile, TileProblem, parts
+
+# Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
+MAX_TILES = 16
+TILE_SLACK = 1.5
 
 # Of a load beside arithmetic, in instructions.
 LOAD_COST = 0.35
@@ -89,3 +94,9 @@ class DotProblem:
         # A sum waits for the step before.
         chain = target.vector.fma_latency * target.vector.fma_per_cycle
         return max(arithmetic, chain) + LOAD_COST * loads
+
+
+def nearby_tiles(target: Target, problem: TileProblem | DotProblem) -> Iterator[RegisterTile]:
+    """The better half of a problem's register tiles, the best first."""
+    tiles = problem.tiles(target)
+    return nearby(lambda tile: problem.cycles(target, tile), tiles, MAX_TILES, TILE_SLACK)

@@ -31,8 +31,9 @@ from schedules.blocks import (
     schedule_stage,
     spread,
 )
-from schedules.choices import Chooser, nearby
+from schedules.choices import Chooser
 from schedules.constants import is_constant
+from schedules.dot_tiles import nearby_tiles
 from schedules.tiles import (
     FMAS_TAKE_LANES,
     RegisterTile,
@@ -45,10 +46,6 @@ from schedules.tiles import (
     worth_sharing,
 )
 from schedules.weight_groups import load_groups, rearrange_weights
-
-# Register tiles that a tuner looks at: so many, and none with this many times the best's cycles.
-MAX_TILES = 16
-TILE_SLACK = 1.5
 
 # Rows for which weights that are stored as bytes are converted again and again.
 MOST_ROWS_OF_BYTES = 8
@@ -153,10 +150,7 @@ def _choose_block(
 
 def _decisions(target: Target, problem: TileProblem, elements: int) -> Iterator[Decision]:
     """The better half of the register tiles, with all blocks."""
-    tiles = nearby(
-        lambda tile: problem.cycles(target, tile), problem.tiles(target), MAX_TILES, TILE_SLACK
-    )
-    for tile in tiles:
+    for tile in nearby_tiles(target, problem):
         row_tiles = math.ceil(problem.rows / tile.rows)
         blocks = [row_tiles] if _is_ragged(problem, tile, elements) else divisors(row_tiles)
         for block in blocks:

@@ -24,11 +24,11 @@ from schedules.blocks import (
     partition_tail,
     schedule_stage,
 )
-from schedules.choices import Chooser, nearby
-from schedules.dot_tiles import DotProblem
+from schedules.choices import Chooser
+from schedules.dot_tiles import DotProblem, nearby_tiles
 from schedules.dots import find_dot, order_dots, order_parts, sum_in_parts, use_intrinsic
 from schedules.intrinsics.dot import Dot
-from schedules.matmul import MAX_TILES, TILE_SLACK, Decision, share_columns
+from schedules.matmul import Decision, share_columns
 from schedules.tiles import divisors, split_for_cores
 
 
@@ -68,10 +68,7 @@ def _default(target: Target, problem: DotProblem, elements: int, batch: int) -> 
 
 def _decisions(target: Target, problem: DotProblem, elements: int) -> Iterator[Decision]:
     """The better half of the register tiles, with all blocks."""
-    tiles = nearby(
-        lambda tile: problem.cycles(target, tile), problem.tiles(target), MAX_TILES, TILE_SLACK
-    )
-    for tile in tiles:
+    for tile in nearby_tiles(target, problem):
         row_tiles = math.ceil(problem.rows / tile.rows)
         ragged = elements % (tile.columns * problem.lanes)
         for block in [row_tiles] if ragged else divisors(row_tiles):
