@@ -104,6 +104,8 @@ def _split(body: tirx.Stmt) -> tuple[list[tirx.DeclBuffer], tirx.Stmt]:
         (i for i, s in enumerate(statements) if not isinstance(s, tirx.DeclBuffer)), len(statements)
     )
     rest = statements[count:]
+    if not rest:  # a function that does nothing
+        return [], body
     return statements[:count], rest[0] if len(rest) == 1 else tirx.SeqStmt(rest)
 
 

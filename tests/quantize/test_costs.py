@@ -9,11 +9,11 @@ from tvm import relax
 import compiler
 from compiler.frontend import import_model
 from compiler.passes import simplify
+from compiler.quantize import ranking
 from compiler.quantize.costs import convolution_costs
 from compiler.quantize.data import open_data
 from compiler.quantize.ptq import Quantizer
 from compiler.quantize.recipe import DEFAULT, Recipe, Rule
-from compiler.quantize.search import _candidates
 from compiler.target import load_target
 from tests.quantize.models import Builder
 
@@ -128,7 +128,7 @@ def candidates(path, data, **options):
     imported, target = import_model(path), load_target("arm_cortex_a72")
     module, source = simplify(imported.module, target), open_data(data, imported.inputs)
     with Quantizer(module, target, source, DEFAULT, variants=True, **options) as quantizer:
-        names = {region.name for region in _candidates(quantizer.quantize())}
+        names = {region.name for region in ranking.candidates(quantizer.quantize())}
         rules = [Rule(name, precision="float32") for name in names]
         return names, quantizer.quantize(rules).plan
 
