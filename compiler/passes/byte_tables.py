@@ -21,6 +21,7 @@ from tvm import relax, te
 
 from compiler.passes.packed_followers import ELEMENTWISE, OPAQUE, UNARY
 from compiler.passes.packed_values import constant_of, shape_of
+from compiler.passes.readers import Readers
 from compiler.passes.rewriter import Rewriter
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE, quantum_of
 from compiler.quantize.reference_ops import EVALUATORS
@@ -86,16 +87,14 @@ class _Functions:
 
     def __init__(self, main: relax.Function) -> None:
         self.found: dict[relax.Var, _Function] = {}
-        self.readers: dict[relax.Var, set[relax.Var | None]] = {}
+        self.readers = Readers(main)
         self.stored: set[relax.Var] = set()  # quantised or dequantised: others may read it
         self.quantized: list[relax.Var] = []
         for block in main.body.blocks:
             for binding in block.bindings:
-                self._note(binding.value, binding.var)
                 function = self._function(binding.var, binding.value)
                 if function is not None:
                     self.found[binding.var] = function
-        self._note(main.body.body, None)
 
     def tables(self) -> dict[relax.Var, _Function]:
         """What becomes a table, by the result of its quantize."""
@@ -110,19 +109,7 @@ class _Functions:
     def _is_private(self, result: relax.Var, function: _Function) -> bool:
         """Whether nobody else reads the real numbers on the way."""
         inside = function.through | {result}
-        return all(self.readers.get(v, set()) <= inside for v in function.through - self.stored)
-
-    def _note(self, expr: relax.Expr, reader: relax.Var | None) -> None:
-        if isinstance(expr, relax.Var):
-            self.readers.setdefault(expr, set()).add(reader)
-        elif isinstance(expr, relax.Tuple):
-            for field in expr.fields:
-                self._note(field, reader)
-        elif isinstance(expr, relax.Call):
-            for argument in expr.args:
-                self._note(argument, reader)
-        elif isinstance(expr, relax.TupleGetItem):
-            self._note(expr.tuple_value, reader)
+        return all(self.readers.of(v) <= inside for v in function.through - self.stored)
 
     def _function(self, var: relax.Var, value: relax.Expr) -> _Function | None:
         if isinstance(value, relax.Var):

@@ -24,6 +24,10 @@ class Readers:
                     self._operators[binding.var] = getattr(binding.value.op, "name", "")
         self._note(main.body.body, None)
 
+    def of(self, var: relax.Var) -> frozenset[relax.Var | None]:
+        """The variables that are computed of it; None: it is a result of ``main``."""
+        return frozenset(self._readers[var])
+
     def are_one(self, var: relax.Expr) -> bool:
         """Whether a variable is read exactly once."""
         return len(self._readers[var]) == 1
