@@ -24,6 +24,16 @@ def samples_of(network: Network) -> Iterator[dict[str, np.ndarray]]:
         yield {name: array[index] for name, array in arrays.items()}
 
 
+def with_channel_scales(model: Path, upgraded: Path) -> None:
+    """The model in opset 13 at least, the first whose DequantizeLinear has an axis."""
+    import onnx
+    from onnx.version_converter import convert_version
+
+    found = onnx.load(str(model))
+    opset = next(entry.version for entry in found.opset_import if entry.domain in ("", "ai.onnx"))
+    onnx.save(convert_version(found, 13) if opset < 13 else found, str(upgraded))
+
+
 class EdgeccInt8(Edgecc):
     """Post-training quantisation, by its defaults or by a recipe."""
 
@@ -67,9 +77,11 @@ class OnnxRuntimeInt8(OnnxRuntime):
                 return next(self.samples, None)
 
         vnni = "vnni" in Path("/proc/cpuinfo").read_text(errors="replace")
-        quant_pre_process(str(network.model), str(folder / "prepared.onnx"))
+        prepared = str(folder / "prepared.onnx")
+        with_channel_scales(network.model, folder / "upgraded.onnx")
+        quant_pre_process(str(folder / "upgraded.onnx"), prepared)
         quantize_static(
-            str(folder / "prepared.onnx"),
+            prepared,
             str(folder / "model.onnx"),
             Reader(),
             quant_format=QuantFormat.QDQ,
