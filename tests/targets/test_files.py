@@ -40,6 +40,7 @@ def test_all_targets_of_the_project_ship():
         "riscv_sifive_x280",
         "riscv_spacemit_x60",
         "x86_64",
+        "x86_64_avxvnni",
         "x86_64_bf16",
         "x86_64_v3",
         "x86_64_v4",

@@ -18,6 +18,7 @@ FMA = {
     "x86_64": r"mulps\t.*%xmm",
     "x86_64_v3": r"vfmadd\w+ps\t.*%ymm",
     "x86_64_v4": r"vfmadd\w+ps\t.*%zmm",
+    "x86_64_avxvnni": r"vfmadd\w+ps\t.*%ymm",
     "x86_64_vnni": r"vfmadd\w+ps\t.*%zmm",
     "x86_64_bf16": r"vfmadd\w+ps\t.*%zmm",
     "host": r"fmadd\w*ps\t|fmla\tv|vfmacc|fmadd\.s|mulps",
