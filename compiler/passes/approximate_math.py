@@ -10,7 +10,7 @@ vectorise it. Run this after loops are vectorised and unrolled: schedules then s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tvm
 import tvm_ffi
@@ -94,16 +94,13 @@ def approximate_math(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
         func: a function, scheduled or not; vector calls expand to vector arithmetic.
         target: the CPU that the code is for.
     """
-    table = APPROXIMATIONS if rounds_in_hardware(target) else {**APPROXIMATIONS, **ROUNDINGS}
-
-    def expand(call: tvm.ir.Call, mutator: tvm_ffi.StructuralMutator) -> tirx.PrimExpr:
-        call = mutator.default_mutate(call)
-        # Most operators live in the dialect "tirx", log2 and ceil in "prim".
-        name = getattr(call.op, "name", "").rpartition(".")[2]
-        return _expand(call, table[name]) if name in table else call
-
-    body = tvm_ffi.structural_mutate(func.body, [(tvm.ir.Call, expand)])
-    return func.with_body(body)
+    expander = _Expander(target)
+    callbacks = [
+        (tirx.BufferStore, expander.store),
+        (tirx.Let, expander.inside),
+        (tvm.ir.Call, expander.call),
+    ]
+    return func.with_body(tvm_ffi.structural_mutate(func.body, callbacks))
 
 
 def ApproximateMath(target: Target) -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
@@ -124,12 +121,72 @@ def rounds_in_hardware(target: Target) -> bool:
     return target.arch != "arm"
 
 
-def _expand(call: tvm.ir.Call, approximation: Callable[..., tirx.PrimExpr]) -> tirx.PrimExpr:
+class _Expander:
+    """Of calls in the order of their evaluation, innermost first.
+
+    A call whose argument holds another finds that argument in a buffer of registers' size, which
+    LLVM keeps in registers: code generation takes time exponential in the depth of lets that use
+    each other.
+    """
+
+    def __init__(self, target: Target) -> None:
+        known = APPROXIMATIONS
+        self.table = known if rounds_in_hardware(target) else {**known, **ROUNDINGS}
+        # What comes before the statement at hand; None where nothing may.
+        self.before: list[tirx.Stmt] | None = None
+
+    def store(self, stmt: tirx.BufferStore, mutator: tvm_ffi.StructuralMutator) -> tirx.Stmt:
+        outer, self.before = self.before, []
+        stmt = mutator.default_mutate(stmt)
+        before, self.before = self.before, outer
+        return tirx.SeqStmt([*before, stmt]) if before else stmt
+
+    def inside(self, expr: tirx.PrimExpr, mutator: tvm_ffi.StructuralMutator) -> tirx.PrimExpr:
+        """What is computed in one place only, under a condition or where a name is known."""
+        outer, self.before = self.before, None
+        expr = mutator.default_mutate(expr)
+        self.before = outer
+        return expr
+
+    def call(self, call: tvm.ir.Call, mutator: tvm_ffi.StructuralMutator) -> tirx.PrimExpr:
+        # Most operators live in the dialect "tirx", log2 and ceil in "prim".
+        name = getattr(call.op, "name", "").rpartition(".")[2]
+        if name == "if_then_else":
+            return self.inside(call, mutator)
+        expanded = mutator.default_mutate(call)
+        if name not in self.table or not _is_short_float(call):
+            return expanded
+        pairs = zip(call.args, expanded.args, strict=True)
+        arguments = [new if new.same_as(old) else self._stored(new) for old, new in pairs]
+        return _expand(call, arguments, self.table[name])
+
+    def _stored(self, value: tirx.PrimExpr) -> tirx.PrimExpr:
+        if self.before is None:
+            return value
+        dtype = tvm.DataType(str(value.ty.dtype))
+        element = str(value.ty.dtype).partition("x")[0]
+        buffer = tirx.decl_buffer((dtype.lanes,), element, "argument")
+        index = tirx.Ramp(0, 1, dtype.lanes) if dtype.lanes > 1 else 0
+        self.before += [tirx.AllocBuffer(buffer), tirx.BufferStore(buffer, value, [index])]
+        return tirx.BufferLoad(buffer, [index])
+
+
+def _is_short_float(call: tvm.ir.Call) -> bool:
     dtype = tvm.DataType(str(call.ty.dtype))
-    if dtype.bits == 64 or not str(dtype).startswith("float"):
-        return call
+    return str(dtype).startswith("float") and dtype.bits < 64
+
+
+def _expand(
+    call: tvm.ir.Call,
+    values: Sequence[tirx.PrimExpr],
+    approximation: Callable[..., tirx.PrimExpr],
+) -> tirx.PrimExpr:
+    """Args:
+    values: of the arguments, with what they call expanded.
+    """
+    dtype = tvm.DataType(str(call.ty.dtype))
     b = Expansion(dtype.lanes)
-    arguments = [b.let(b.lift(argument)) for argument in call.args]
+    arguments = [b.let(b.lift(value)) for value in values]
     if dtype.bits == 16:
         arguments = [b.cast(argument, "float32") for argument in arguments]
     if len(call.args) == 2:

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tvm_ffi
 from tvm import s_tir, te, tirx
 
 from compiler.passes.approximate_math import approximate_math
@@ -196,3 +197,37 @@ def test_float16_goes_through_float32():
     with np.errstate(over="ignore"):
         expected = np.exp(values.astype(np.float64)).astype(np.float16)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_functions_of_functions_do_not_nest():
+    """Else a convolution with Mish, x * tanh(log1p(exp(x))), takes a minute to compile."""
+    x = te.placeholder((64,), name="x")
+    mish = te.compute((64,), lambda i: x[i] * tirx.tanh(tirx.log1p(tirx.exp(x[i]))), name="out")
+    func = te.create_prim_func([x, mish])
+    stores = []
+    tvm_ffi.structural_walk(
+        approximate_math(func, kernels.host()).body, [(tirx.BufferStore, stores.append)]
+    )
+    assert len(stores) == 3
+    values = np.linspace(-20, 20, 64, dtype=np.float32)
+    (got,) = kernels.run(func, [values])
+    exact = values.astype(np.float64)
+    np.testing.assert_allclose(got, exact * np.tanh(np.log1p(np.exp(exact))), rtol=1e-5, atol=1e-7)
+
+
+def test_a_guarded_function_of_a_function_stays_guarded():
+    """Nothing is read of 4 elements for the others of 8."""
+    x = te.placeholder((4,), name="x")
+
+    def value(i):
+        return tirx.if_then_else(i < 4, tirx.exp(tirx.sin(x[tirx.min(i, 3)])), 0.0)
+
+    func = te.create_prim_func([x, te.compute((8,), value, name="out")])
+    stores = []
+    tvm_ffi.structural_walk(
+        approximate_math(func, kernels.host()).body, [(tirx.BufferStore, stores.append)]
+    )
+    assert len(stores) == 1
+    values = np.array([0, 1, 2, 3], np.float32)
+    (got,) = kernels.run(func, [values])
+    np.testing.assert_allclose(got, [*np.exp(np.sin(values)), 0, 0, 0, 0], rtol=1e-6)
