@@ -33,7 +33,7 @@ ATTRIBUTE = "edgecc.byte_table"
 # Tables of fewer bytes are not worth a kernel.
 FEWEST = ENTRIES
 _BYTES = ("int8", "uint8")
-_OPERATORS = frozenset(f"relax.{name}" for name in (*UNARY, *ELEMENTWISE)) & EVALUATORS.keys()
+OPERATORS = frozenset(f"relax.{name}" for name in (*UNARY, *ELEMENTWISE)) & EVALUATORS.keys()
 
 
 def has_whole_tables(target: Target) -> bool:
@@ -120,7 +120,7 @@ class _Functions:
         name = getattr(value.op, "name", "")
         if name in (QUANTIZE, DEQUANTIZE):
             return self._converted(var, value, name)
-        return self._computed(value, name) if name in _OPERATORS else None
+        return self._computed(value, name) if name in OPERATORS else None
 
     def _of(self, expr: relax.Expr) -> _Function | None:
         """Of a stored tensor that is no function of another, itself."""

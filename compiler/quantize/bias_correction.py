@@ -19,6 +19,7 @@ from tvm import relax
 
 from compiler.passes.packed_values import shape_of
 from compiler.quantize.data import CalibrationData
+from compiler.quantize.functions import rounded
 from compiler.quantize.insert import Weights
 from compiler.quantize.observe import ObservedModel
 from compiler.quantize.plan import Plan
@@ -39,21 +40,24 @@ class TapMeans:
 
     def __init__(self, model: ObservedModel, data: CalibrationData) -> None:
         self.model, self.data = model, data
-        self._found: dict[relax.Var, tuple[Quantum, np.ndarray]] = {}
+        self._found: dict[relax.Var, tuple[list[Quantum], np.ndarray]] = {}
 
     def of(self, plan: Plan, activations: Mapping[relax.Var, Quantum]) -> dict[relax.Var, Any]:
         """[2, C, taps], float and quantised, by the result of each operator to correct."""
         graph = plan.graph
         inputs = {r.anchor: data_operand(graph, r) for r in corrected_regions(plan)}
         missing = {
-            anchor: var for anchor, var in inputs.items() if not self._has(anchor, activations[var])
+            anchor: var
+            for anchor, var in inputs.items()
+            if not self._has(anchor, _quanta(graph, var, activations))
         }
         if missing:
             self._measure(graph, missing, activations)
         return {anchor: self._found[anchor][1] for anchor in inputs}
 
-    def _has(self, anchor: relax.Var, quantum: Quantum) -> bool:
-        return anchor in self._found and self._found[anchor][0].same_as(quantum)
+    def _has(self, anchor: relax.Var, quanta: list[Quantum]) -> bool:
+        known = self._found[anchor][0] if anchor in self._found else []
+        return len(known) == len(quanta) and all(map(Quantum.same_as, known, quanta))
 
     def _measure(
         self,
@@ -68,14 +72,13 @@ class TapMeans:
             nonlocal count
             count += 1
             for anchor, var in inputs.items():
-                x, quantum = values[var], activations[var]
-                both = np.stack([x, quantum.dequantize(quantum.quantize(x))])
+                both = np.stack([values[var], rounded(graph, var, activations, values)])
                 means = tap_means(graph.values[anchor], both)
                 sums[anchor] = sums[anchor] + means if anchor in sums else means
 
         self.model.walk(islice(iter(self.data), MAX_SAMPLES), watch)
         for anchor, var in inputs.items():
-            self._found[anchor] = activations[var], sums[anchor] / count
+            self._found[anchor] = _quanta(graph, var, activations), sums[anchor] / count
 
 
 def correct_biases(
@@ -100,7 +103,23 @@ def correct_biases(
 
 def operands(plan: Plan) -> list[relax.Var]:
     """Tensors that the correction must see."""
-    return [data_operand(plan.graph, region) for region in corrected_regions(plan)]
+    return [
+        var
+        for region in corrected_regions(plan)
+        for var in _path(plan.graph, data_operand(plan.graph, region))
+    ]
+
+
+def _path(graph: Graph, var: relax.Var) -> list[relax.Var]:
+    """A tensor, and what it is looked up by."""
+    function = graph.functions.get(var)
+    return [var] if function is None else [var, function.source]
+
+
+def _quanta(
+    graph: Graph, var: relax.Var, activations: Mapping[relax.Var, Quantum]
+) -> list[Quantum]:
+    return [activations[v] for v in _path(graph, var) if v in activations]
 
 
 def corrected_regions(plan: Plan) -> list[Region]:

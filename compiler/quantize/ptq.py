@@ -18,6 +18,7 @@ from compiler.quantize.calibrators import Calibrator, Range, make_calibrator
 from compiler.quantize.costs import Costs, convolution_costs
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
+from compiler.quantize.functions import OfFunction, split_functions
 from compiler.quantize.insert import Copy, Weights, insert
 from compiler.quantize.neighbours import quantize_for
 from compiler.quantize.observe import ObservedModel
@@ -159,11 +160,15 @@ class Quantizer:
         self.module, self.target, self.recipe = module, target, recipe
         self.progress, self.integer_io = progress, integer_io
         self.graph = Graph(module)
+        split_functions(self.graph, self._is_looked_up)
+        functions = {f.source: f.compute for f in self.graph.functions.values()}
         self._costs = _costs(self.graph, target, integer_io, exact)
         plan = make_plan(self.graph, recipe, integer_io, self._costs)
         _refuse_words(plan, target)
         calibrators = {
-            var: make_calibrator(stored.calibrator)
+            var: OfFunction(functions[var])
+            if var in functions
+            else make_calibrator(stored.calibrator)
             for var, stored in plan.stored.items()
             if variants or not _is_moved(plan, var)
         }
@@ -198,6 +203,11 @@ class Quantizer:
             weights = correct_biases(plan, self._means, activations, weights)
         made, copies = insert(plan, activations, weights, activation_dtype(self.target))
         return Quantized(made, plan, activations, weights, copies)
+
+    def _is_looked_up(self, region: Region) -> bool:
+        """Whether the recipe wants a region's function as a table of what 8 bits hold."""
+        choice = self.recipe.choice(operator_of(region), region.names)
+        return choice.functions == "table" and choice.activations != "int16"
 
     def _count(self, floats: Sequence[Rule]) -> Callable[[int, int], None]:
         """Says how many operators are rounded, unless a search does."""

@@ -78,6 +78,11 @@ class Quantum:
         shape = () if self.per_tensor else tuple(-1 if a == self.axis else 1 for a in range(rank))
         return self.scale.reshape(shape), self.zero_point.astype("int32").reshape(shape)
 
+    def all_values(self) -> np.ndarray:
+        """Every stored integer, the least first."""
+        low, high = self.limits
+        return np.arange(low, high + 1).astype(self.dtype)
+
     def quantize(self, real: np.ndarray) -> np.ndarray:
         """Real numbers as stored integers."""
         scale, zero = self.along(real.ndim)

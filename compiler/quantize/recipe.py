@@ -27,6 +27,7 @@ GRANULARITIES = ("per_channel", "per_tensor")
 WEIGHTS = ("float32", "int8", "int4")
 GROUPS = (32, 64, 128)
 ACTIVATIONS = ("auto", "static", "dynamic", "int16")
+FUNCTIONS = ("float", "table")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Choice:
             from calibration, or "dynamic", of each row when it is computed; "auto" is dynamic
             where a sample has several rows. "int16": it, or any other operator, reads calibrated
             16 bits instead of 8.
+        functions: how what follows a convolution, product or sum element by element is computed
+            where it is dear (``functions``): "float", of the sums themselves, or "table", looked
+            up by what 8 bits hold of them.
     """
 
     precision: str = "int8"
@@ -53,6 +57,7 @@ class Choice:
     weights: str = "float32"
     group: int = 0
     activations: str = "auto"
+    functions: str = "float"
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Rule:
     """Args:
     match: pattern (``*``, ``?``, ``[abc]``) over operator types ("conv2d", "matmul", "add",
         "product" for a matrix product of two computed operands, ...) and ONNX node names.
-    precision, calibrator, granularity, weights, group, activations: as in ``Choice``; None: leave
-        it to the rules before.
+    precision, calibrator, granularity, weights, group, activations, functions: as in ``Choice``;
+        None: leave it to the rules before.
     """
 
     match: str
@@ -71,6 +76,7 @@ class Rule:
     weights: str | None = None
     group: int | None = None
     activations: str | None = None
+    functions: str | None = None
 
     def matches(self, operator: str, names: Sequence[str]) -> bool:
         """Whether it is about an operator of a type, made of nodes of these names."""
@@ -187,6 +193,7 @@ def _rule(row: dict[str, Any], where: str) -> Rule:
         ("granularity", GRANULARITIES),
         ("weights", WEIGHTS),
         ("activations", ACTIVATIONS),
+        ("functions", FUNCTIONS),
     ):
         if key in row and row[key] not in allowed:
             raise EdgeccError(
@@ -208,7 +215,7 @@ def _toml(value: Any) -> str:
 
 DEFAULT = Recipe(
     (
-        Rule("*", "auto", "mse", "per_channel", activations="auto"),
+        Rule("*", "auto", "mse", "per_channel", activations="auto", functions="float"),
         # of two computed operands, as in attention: neither is known before it runs
         Rule("product", "float32"),
     )

@@ -8,6 +8,7 @@ sum) as long as all paths from it meet again: post-dominators decide, as they do
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,8 +92,23 @@ class Region:
         return self.names[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Function:
+    """What a tensor is of another, element by element.
+
+    Args:
+        compute: the same of float64 arrays of any shape.
+    """
+
+    source: relax.Var
+    compute: Callable[[np.ndarray], np.ndarray]
+
+
 class Graph:
-    """``main`` of a simplified module as regions in order of execution."""
+    """``main`` of a simplified module as regions in order of execution.
+
+    ``functions`` are those that ``functions.split_functions`` made regions of, by their results.
+    """
 
     def __init__(self, module: tvm.IRModule) -> None:
         self.module = module
@@ -112,6 +128,7 @@ class Graph:
                     self.readers.setdefault(operand, []).append(var)
         self.order = {var: i for i, var in enumerate(self.values)}
         self.region_of: dict[relax.Var, Region] = {}
+        self.functions: dict[relax.Var, Function] = {}
         self._post_dominators = self._find_post_dominators()
         self.regions = self._find_regions()
 
@@ -248,6 +265,15 @@ class Graph:
                     continue
             kept.append(region)
         return kept[::-1]
+
+    def cut(self, region: Region, count: int) -> Region:
+        """Leaves a region its first members; returns one of the others, element by element."""
+        region.members, members = region.members[:count], region.members[count:]
+        other = Region("pointwise", self._operator(members[0]), members)
+        self.region_of.update(dict.fromkeys(members, other))
+        self._read_inputs(region)
+        self._read_inputs(other)
+        return other
 
     def _read_inputs(self, region: Region) -> None:
         inside = set(region.members)

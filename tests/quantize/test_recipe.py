@@ -35,6 +35,7 @@ def test_toml_round_trip(tmp_path):
         ("[[rule]]\nmatch = '*'\nprecision = 'int4'", "int4"),
         ("[[rule]]\nmatch = '*'\ncalibrator = 'best'", "best"),
         ("[[rule]]\nmatch = '*'\ngranularity = 'fine'", "fine"),
+        ("[[rule]]\nmatch = '*'\nfunctions = 'bytes'", "float, table"),
         ("[[rule]]\nmatch = '*'\nname = 'a'", "unknown entry 'name'"),
         ("rules = 3", "unknown entry 'rules'"),
         ("rule = 3", "tables"),
@@ -45,4 +46,4 @@ def test_errors_name_what_is_wrong(tmp_path, text, part):
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(EdgeccError) as error:
         Recipe.read(tmp_path / "r.toml")
-    assert part in error.value.message
+    assert part in f"{error.value.message} {error.value.hint}"
