@@ -100,14 +100,3 @@ def _rounded(value: tirx.PrimExpr, lanes: int, suffix: str) -> tirx.PrimExpr:
     )
     text = _ROUND.format(real=real, half=half, bits=bits)
     return llvm_functions.call(f"uint16{suffix}", f"to_bfloat16_{lanes}", text, value)
-
-
-def ConvertBfloat16() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``convert_bfloat16`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return convert_bfloat16(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="ConvertBfloat16")

@@ -9,7 +9,6 @@ that neither operand is NaN. ``llvm.maximum`` is IEEE 754-2019's: NaN if either 
 
 from __future__ import annotations
 
-import tvm
 import tvm_ffi
 from tvm import tirx
 
@@ -29,14 +28,3 @@ def use_ieee_extrema(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
     rules = [(tirx.Max, rewrite("llvm.maximum")), (tirx.Min, rewrite("llvm.minimum"))]
     return func.with_body(tvm_ffi.structural_mutate(func.body, rules))
-
-
-def UseIeeeExtrema() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``use_ieee_extrema`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return use_ieee_extrema(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="UseIeeeExtrema")

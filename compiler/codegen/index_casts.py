@@ -61,14 +61,3 @@ def _reads_data(expr: tirx.PrimExpr) -> bool:
     loads: list[TensorLoad] = []
     tvm_ffi.structural_walk(expr, [(TensorLoad, loads.append)])
     return bool(loads)
-
-
-def NarrowIndexCasts() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``narrow_index_casts`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return narrow_index_casts(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="NarrowIndexCasts")

@@ -47,14 +47,3 @@ def _in_eights(x: tirx.PrimExpr, w: tirx.PrimExpr, lanes: int) -> tirx.PrimExpr:
         for name in ("tirx.vectorlow", "tirx.vectorhigh")
     )
     return tirx.call_intrin(f"int16x{lanes}", "tirx.vectorcombine", low, high)
-
-
-def LongProducts() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``long_products`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return long_products(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="LongProducts")

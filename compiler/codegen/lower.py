@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +16,21 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from compiler.codegen.bfloat16 import ConvertBfloat16
-from compiler.codegen.extrema import UseIeeeExtrema
+from compiler.codegen.bfloat16 import convert_bfloat16
+from compiler.codegen.extrema import use_ieee_extrema
 from compiler.codegen.function_attributes import VSCALE_BITS, with_attributes
-from compiler.codegen.index_casts import NarrowIndexCasts
+from compiler.codegen.index_casts import narrow_index_casts
 from compiler.codegen.llvm_functions import with_definitions, with_intrinsics
 from compiler.codegen.load_groups import group_loads
-from compiler.codegen.long_products import LongProducts
-from compiler.codegen.narrow import Narrow
-from compiler.codegen.nearest import UseNearest
-from compiler.codegen.partition_hints import RenewPartitionHints
-from compiler.codegen.strided_loads import ShuffleStridedLoads
-from compiler.codegen.table_lookups import UseTableInstructions
-from compiler.codegen.vector_loops import VectorizeAnnotatedLoops
+from compiler.codegen.long_products import long_products
+from compiler.codegen.narrow import narrow
+from compiler.codegen.nearest import use_nearest
+from compiler.codegen.partition_hints import renew_partition_hints
+from compiler.codegen.strided_loads import shuffle_strided_loads
+from compiler.codegen.table_lookups import use_table_instructions
+from compiler.codegen.vector_loops import vectorize_annotated_loops
 from compiler.codegen.widening_products import widen_first
-from compiler.passes.approximate_math import ApproximateMath
+from compiler.passes.approximate_math import approximate_math
 from compiler.program import ALIGNMENT, align
 from compiler.target import Target
 
@@ -60,23 +60,25 @@ def lower(functions: Mapping[str, tirx.PrimFunc], target: Target) -> dict[str, L
     module = tvm.IRModule({name: _private(func) for name, func in functions.items()})
     module = tirx.transform.BindTarget(_loop_level_target(target))(module)
     module = _loop_passes(target)(module)
-    if target.has_bfloat16:
-        module = ConvertBfloat16()(module)
-    if target.arch in ("aarch64", "arm") and target.vector.bits:
-        module = Narrow(target.arch)(module)
-    if target.arch == "arm" and target.vector.bits:
-        module = LongProducts()(module)
-    module = UseNearest(target)(module)
-    # After vectorisation and unrolling: each call expands to straight-line vector code.
-    module = ApproximateMath(target)(module)
-    module = UseTableInstructions(target)(module)
-    module = ShuffleStridedLoads()(module)
-    if target.arch == "aarch64":
-        module = UseIeeeExtrema()(module)
     return {
-        gvar.name_hint: _with_pointers(func, gvar.name_hint)
+        gvar.name_hint: _with_pointers(_with_instructions(func, target), gvar.name_hint)
         for gvar, func in module.functions.items()
     }
+
+
+def _with_instructions(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """Vector arithmetic as the target does it, after vectorisation and unrolling."""
+    if target.has_bfloat16:
+        func = convert_bfloat16(func)
+    if target.arch in ("aarch64", "arm") and target.vector.bits:
+        func = narrow(func, target.arch)
+    if target.arch == "arm" and target.vector.bits:
+        func = long_products(func)
+    func = use_nearest(func, target)
+    func = approximate_math(func, target)
+    func = use_table_instructions(func, target)
+    func = shuffle_strided_loads(func)
+    return use_ieee_extrema(func) if target.arch == "aarch64" else func
 
 
 def object_code(functions: Mapping[str, LoweredFunction], target: Target) -> bytes:
@@ -139,6 +141,17 @@ def _loop_level_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(config, host=tvm.target.Target(config))
 
 
+def _over_functions(rewrite: Callable[[tirx.PrimFunc], tirx.PrimFunc]) -> tvm.ir.transform.Pass:
+    """``rewrite`` as a TVM pass over all PrimFuncs of a module."""
+
+    def transform(
+        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
+    ) -> tirx.PrimFunc:
+        return rewrite(func)
+
+    return tirx.transform.prim_func_pass(transform, opt_level=0, name=rewrite.__name__)
+
+
 def _private(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return func.without_attr("global_symbol")
 
@@ -158,9 +171,9 @@ def _loop_passes(target: Target) -> tvm.ir.transform.Pass:
             tirx.transform.FlattenBuffer(),
             *([] if target.has_bfloat16 else [tirx.transform.BF16ComputeLegalize()]),
             tirx.transform.NarrowDataType(32),
-            RenewPartitionHints(),
-            NarrowIndexCasts(),
-            VectorizeAnnotatedLoops(),
+            _over_functions(renew_partition_hints),
+            _over_functions(narrow_index_casts),
+            _over_functions(vectorize_annotated_loops),
             tirx.transform.ConvertSSA(),
             s_tir.transform.LoopPartition(),
             tirx.transform.VectorizeLoop(True),

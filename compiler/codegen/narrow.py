@@ -137,14 +137,3 @@ def _in_parts(x: tirx.PrimExpr, bits: int, lanes: int, part: int, saturate: str)
         for half in ("low", "high")
     ]
     return tirx.call_intrin(dtype, "tirx.vectorcombine", *halves)
-
-
-def Narrow(arch: str) -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``narrow`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return narrow(func, arch)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="Narrow")

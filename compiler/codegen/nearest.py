@@ -50,14 +50,3 @@ def _in_fours(x: tirx.PrimExpr, lanes: int, name: str) -> tirx.PrimExpr:
     ]
     parts = [_in_fours(half, lanes // 2, name) for half in halves]
     return tirx.call_intrin(f"int32x{lanes}", "tirx.vectorcombine", *parts)
-
-
-def UseNearest(target: Target) -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``use_nearest`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return use_nearest(func, target)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="UseNearest")

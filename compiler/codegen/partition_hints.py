@@ -9,7 +9,6 @@ naming the old one, and LoopPartition ignores it: the guard of a ragged tile sta
 
 from __future__ import annotations
 
-import tvm
 import tvm_ffi
 from tvm import tirx
 
@@ -26,14 +25,3 @@ def renew_partition_hints(func: tirx.PrimFunc) -> tirx.PrimFunc:
         return tirx.AttrStmt(stmt.body.loop_var, HINT, stmt.value, stmt.body)
 
     return func.with_body(tvm_ffi.structural_mutate(func.body, [(tirx.AttrStmt, visit)]))
-
-
-def RenewPartitionHints() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``renew_partition_hints`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return renew_partition_hints(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="RenewPartitionHints")

@@ -11,7 +11,6 @@ The last vector ends at the last element asked for, so that nothing behind the t
 
 from __future__ import annotations
 
-import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
@@ -51,14 +50,3 @@ def _shuffled(load: TensorLoad, base: tirx.PrimExpr, stride: int, lanes: int) ->
         vector = min(element // lanes, stride - 1)
         positions.append(vector * lanes + element - starts[vector])
     return tirx.Shuffle(vectors, [tirx.IntImm("int32", p) for p in positions])
-
-
-def ShuffleStridedLoads() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``shuffle_strided_loads`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return shuffle_strided_loads(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="ShuffleStridedLoads")

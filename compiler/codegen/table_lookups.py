@@ -28,23 +28,12 @@ from schedules.intrinsics.byte_table import ByteTable, Vectors, byte_table, vect
 def use_table_instructions(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     """Rewrite lookups in parameters of a function; run after loops are vectorised."""
     instructions = byte_table(target)
-    if instructions is None:
-        return func
     declared, body = _split(func.body)
-    known = [*func.params, *(d.buffer for d in declared)]
+    known = [k for k in (*func.params, *(d.buffer for d in declared)) if _is_table(k)]
+    if instructions is None or not known:
+        return func
     rewritten = _Lookups(instructions, known).rewrite(body)
     return func.with_body(tirx.SeqStmt([*declared, rewritten]) if declared else rewritten)
-
-
-def UseTableInstructions(target: Target) -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's naming)
-    """``use_table_instructions`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return use_table_instructions(func, target)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="UseTableInstructions")
 
 
 class _Lookups:
@@ -109,11 +98,14 @@ def _split(body: tirx.Stmt) -> tuple[list[tirx.DeclBuffer], tirx.Stmt]:
     return statements[:count], rest[0] if len(rest) == 1 else tirx.SeqStmt(rest)
 
 
+def _is_table(buffer: tirx.Var) -> bool:
+    whole = [int(d) for d in buffer.ty.shape] == [ENTRIES]
+    return whole and tvm.DataType(str(buffer.ty.dtype)).bits == 8
+
+
 def _positions(load: TensorLoad) -> tirx.PrimExpr | None:
     """Vectors of bytes that a table is read at."""
-    if [int(d) for d in load.source.ty.shape] != [ENTRIES]:
-        return None
-    if tvm.DataType(str(load.source.ty.dtype)).bits != 8:
+    if not _is_table(load.source):
         return None
     (index,) = load.indices
     x = index.value if isinstance(index, tirx.Cast) else None

@@ -19,7 +19,6 @@ from __future__ import annotations
 import itertools
 import math
 
-import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
@@ -74,17 +73,6 @@ def vectorize_annotated_loops(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 _KEYS = (VECTORIZE, REDUCE, TASKS, CUT, BRANCH, LANES)
-
-
-def VectorizeAnnotatedLoops() -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``vectorize_annotated_loops`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return vectorize_annotated_loops(func)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="VectorizeAnnotatedLoops")
 
 
 def strip_mine(loop: tirx.For, annotations: dict[str, int]) -> tirx.Stmt:

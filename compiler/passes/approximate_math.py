@@ -103,17 +103,6 @@ def approximate_math(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     return func.with_body(tvm_ffi.structural_mutate(func.body, callbacks))
 
 
-def ApproximateMath(target: Target) -> tvm.ir.transform.Pass:  # noqa: N802 (TVM's pass naming)
-    """``approximate_math`` as a TVM pass over all PrimFuncs of a module."""
-
-    def transform(
-        func: tirx.PrimFunc, module: tvm.IRModule, context: tvm.ir.transform.PassContext
-    ) -> tirx.PrimFunc:
-        return approximate_math(func, target)
-
-    return tirx.transform.prim_func_pass(transform, opt_level=0, name="ApproximateMath")
-
-
 def rounds_in_hardware(target: Target) -> bool:
     """Whether floor and its like are one vector instruction, or inline code, for LLVM."""
     if target.arch == "x86_64":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from compiler.quantize.plan import STRONG, operator_of
 from compiler.quantize.qdq import DEQUANTIZE, QUANTIZE
 from compiler.quantize.recipe import DEFAULT_HALF, Recipe
 from compiler.quantize.regions import Graph
-from compiler.target import Target
+from compiler.target import Target, list_targets, load_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +103,7 @@ def require_float16(target: Target) -> None:
         raise EdgeccError(
             f"--quantize float16: {target.name} has no arithmetic in float16",
             'targets with "+fullfp16" (AArch64) or "+zvfh" (RISC-V) in their features have: '
-            "arm_cortex_a55, arm_cortex_a76, arm_neoverse_n1, arm_neoverse_n2, riscv_spacemit_x60, "
-            "riscv_sifive_x280; --quantize int8 is fast on most others",
+            + _shipped(lambda known: known.has_float16),
         )
 
 
@@ -118,8 +117,15 @@ def require_bfloat16(target: Target) -> None:
         raise EdgeccError(
             f"--quantize bfloat16: {target.name} has no products of bfloat16",
             'targets with "+bf16" (AArch64) or "+avx512bf16" (x86-64) in their features have: '
-            "arm_neoverse_n2, x86_64_bf16; --quantize int8 is fast on most others",
+            + _shipped(lambda known: known.has_bfloat16),
         )
+
+
+def _shipped(able: Callable[[Target], bool]) -> str:
+    """Names of our targets that can do something, and what to take on others."""
+    names = (name for name in list_targets() if name != "host")
+    found = ", ".join(name for name in names if able(load_target(name)))
+    return f"{found}; --quantize int8 is fast on most others"
 
 
 def check_ranges(narrowed: Narrowed, data: CalibrationData) -> Largest | None:
