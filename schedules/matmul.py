@@ -134,7 +134,8 @@ def _default(target: Target, problem: TileProblem, elements: int, batch: int) ->
         affordable = worth_sharing(target, batch * math.ceil(problem.columns / tile.columns))
         if problem.cycles(target, even) > affordable * problem.cycles(target, tile):
             return Decision(tile, row_tiles)
-        return Decision(even, even_block(problem.rows // even.rows, block * tile.rows // even.rows))
+        block = max(1, block * tile.rows // even.rows)
+        return Decision(even, even_block(problem.rows // even.rows, block))
     return Decision(tile, block)
 
 

@@ -37,10 +37,9 @@ class _Packer(Rewriter):
         self.module, self.target = module, target
         self.groups: dict[relax.Expr, Groups] = {}
         self.block = preferred_block(target)
-        # One product at a time is for convolutions alone, and so are pairs of pixels.
         layouts = (*dot_layouts(target), *wide_layouts(target))
-        found = (d for d in layouts if d.group > 1 and not d.pairs_pixels)
-        self.dots = [d for d in found if d.parts == 1]
+        # Pairs of pixels are for convolutions alone.
+        self.dots = [d for d in layouts if d.parts == 1 and not d.pairs_pixels]
         self.quantized: dict[relax.Expr, tuple[relax.Expr, Quantum]] = {}
         self.handlers |= {"relax.matmul": self._matmul, DEQUANTIZE: self._dequantize}
         self.handlers["relax.call_tir"] = self._note_groups

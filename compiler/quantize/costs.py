@@ -1,4 +1,4 @@
-"""What a convolution costs in integers and in floats, estimated before the graph is touched.
+"""What an operator costs in integers and in floats, estimated before the graph is touched.
 
 Integers are not always faster. Without an instruction for products of four bytes they gain little
 on a multiplication, and floats have Winograd's algorithm, which needs a quarter of them; inputs of
@@ -35,6 +35,14 @@ LOOPS, PARTS_OVERHEAD, PARTS, EPILOGUE = 1.0, 1.17, 3.2, 5.0
 QUANTIZE, QUANTIZE_VECTOR = 6.0, 5.0
 # Instructions that Winograd's tiles take to read a vector of bytes as floats, with what they share.
 DEQUANTIZE_VECTOR = 7.0
+# Products of matrices on RVV, counted on SpacemiT X60 over 60 shapes. Vectors of columns that share
+# a scalar; instructions for one that multiplies, without the scalar; those to store a vector of
+# sums, more where only a part of it is stored (up to four go one by one); to quantise a number.
+WIDENING_COLUMNS, FLOAT_COLUMNS = 4, 8
+WIDENING_STEP, FLOAT_STEP = 1.3, 1.12
+WIDENING_VECTOR, FLOAT_VECTOR, RAGGED_VECTOR = 5.0, 4.0, 20.0
+FEW_COLUMNS = 4
+QUANTIZE_ROWS = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,37 @@ def convolution_costs(
         min(_in_integers(target, d, window, shape, weight[0], from_outside) for d in layouts),
         _in_floats(target, window, shape, weight[0], from_outside, exact),
     )
+
+
+def product_costs(call: relax.Call, target: Target, sharing: int) -> Costs | None:
+    """Of a matmul by constant weights; None where integers are known to be faster, or where it is
+    not known what they cost.
+
+    Args:
+        sharing: products whose left operand is quantised for all of them together; 0 where it is
+            stored as integers already.
+    """
+    if not target.loads_register_groups:
+        return None
+    *batch, rows, depth = shape_of(call.args[0])
+    lanes, columns = target.vector.lanes(), shape_of(call.args[1])[-1]
+    rows *= math.prod(batch)
+    blocks, vectors = math.ceil(columns / (2 * lanes)), math.ceil(columns / lanes)
+    integers = blocks * (WIDENING_STEP + 1 / min(blocks, WIDENING_COLUMNS)) * depth
+    integers += blocks * WIDENING_VECTOR + _ragged(columns, 2 * lanes)
+    floats = vectors * (FLOAT_STEP + 1 / min(vectors, FLOAT_COLUMNS)) * depth
+    floats += vectors * FLOAT_VECTOR + _ragged(columns, lanes)
+    if sharing:
+        integers += QUANTIZE_ROWS * depth / sharing
+    else:
+        floats += DEQUANTIZE_VECTOR * depth / lanes + QUANTIZE_VECTOR * vectors
+    cycles, _ = winograd.prices(target)
+    return Costs(cycles * rows * integers, cycles * rows * floats)
+
+
+def _ragged(columns: int, block: int) -> float:
+    """Instructions that store a part of a block of columns, for each row."""
+    return RAGGED_VECTOR if columns % block > FEW_COLUMNS else 0.0
 
 
 def _in_integers(

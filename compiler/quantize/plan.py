@@ -128,7 +128,8 @@ class _Planner:
             for region, found in costs.items()
             if found.slower_in_integers and self.choices[region].precision == "auto"
         }
-        self.dynamic = frozenset(r for r in graph.regions if self._is_dynamic(r))
+        self.of_rows = frozenset(r for r in graph.regions if self._is_of_rows(r))
+        self.dynamic = self.of_rows - self.kept.keys()
         self.wanted: set[relax.Var] = set()
         self.quantized: set[Region] = set()
         self.stored: dict[relax.Var, Stored] = {}
@@ -155,8 +156,11 @@ class _Planner:
             self.kept,
         )
 
-    def _is_dynamic(self, region: Region) -> bool:
-        """One row a sample gains nothing: its range is the tensor's."""
+    def _is_of_rows(self, region: Region) -> bool:
+        """Whether its left operand is quantised row by row, if it is.
+
+        One row a sample gains nothing: its range is the tensor's.
+        """
         choice = self.choices[region]
         if region.kind != "matmul" or choice.precision not in INTEGERS:
             return False
@@ -167,7 +171,7 @@ class _Planner:
 
     def _allowed(self, region: Region) -> bool:
         """Whether it may read integers of calibrated ranges."""
-        known = region.kind != "float" and region not in self.dynamic
+        known = region.kind != "float" and region not in self.of_rows
         return known and self.choices[region].precision in INTEGERS
 
     def _is_wanted(self, var: relax.Var) -> bool:

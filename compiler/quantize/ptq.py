@@ -12,10 +12,11 @@ from tvm import relax
 from compiler.codegen import KernelCache
 from compiler.errors import EdgeccError
 from compiler.passes.dot_layout import DotLayout, activation_dtype, dot_layouts, wide_layouts
+from compiler.passes.packed_values import shape_of
 from compiler.quantize.adaround import AdaptiveRounding
 from compiler.quantize.bias_correction import TapMeans, correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, Range, make_calibrator
-from compiler.quantize.costs import Costs, convolution_costs
+from compiler.quantize.costs import Costs, convolution_costs, product_costs
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
 from compiler.quantize.functions import OfFunction, split_functions
@@ -40,7 +41,6 @@ from compiler.target import Target
 Progress = Callable[[str, int, int], None]
 
 IN_FLOATS = Rule("*", precision="float32")
-CALIBRATED = Rule("matmul", activations="static")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +152,6 @@ class Quantizer:
     ) -> None:
         if not dot_layouts(target):
             recipe = _in_floats(recipe)
-        elif all(layout.group == 1 for layout in dot_layouts(target)):
-            # Products of matrices stay float.
-            recipe = replace(recipe, rules=(*recipe.rules, CALIBRATED))
         if recipe.equalization:
             module = equalize(module)
         self.module, self.target, self.recipe = module, target, recipe
@@ -255,15 +252,30 @@ def _in_floats(recipe: Recipe) -> Recipe:
 
 
 def _costs(graph: Graph, target: Target, integer_io: bool, exact: bool) -> dict[Region, Costs]:
-    """Of the convolutions that could be faster in floats."""
+    """Of the operators that could be faster in floats."""
     found = {}
     for region in graph.regions:
+        costs = None
         if region.kind == "convolution":
             outside = graph.operands[region.anchor][0] in graph.params and not integer_io
             costs = convolution_costs(graph.values[region.anchor], target, outside, exact)
-            if costs is not None:
-                found[region] = costs
+        elif region.kind == "matmul":
+            sharing = _sharing_products(graph, region, integer_io)
+            costs = product_costs(graph.values[region.anchor], target, sharing)
+        if costs is not None:
+            found[region] = costs
     return found
+
+
+def _sharing_products(graph: Graph, region: Region, integer_io: bool) -> int:
+    """Products whose left operand is quantised for them alone; 0 for one that is stored so."""
+    data = graph.operands[region.anchor][0]
+    stored = integer_io if data in graph.params else graph.region_of[data].kind != "float"
+    if stored and len(shape_of(data)) == 2:  # others are quantised row by row at run time
+        return 0
+    readers = {graph.region_of[reader] for reader in graph.readers[data]}
+    products = [r for r in readers if r.kind == "matmul" and data in graph.operands[r.anchor]]
+    return len(products)
 
 
 def node_names(graph: Graph, kept: Mapping[Region, Costs] | None = None) -> list[tuple[str, str]]:

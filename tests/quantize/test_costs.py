@@ -1,4 +1,4 @@
-"""Which convolutions stay in floats, and what becomes of them."""
+"""Which operators stay in floats, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import compiler
 from compiler.frontend import import_model
 from compiler.passes import simplify
 from compiler.quantize import ranking
-from compiler.quantize.costs import convolution_costs
+from compiler.quantize.costs import convolution_costs, product_costs
 from compiler.quantize.data import open_data
 from compiler.quantize.ptq import Quantizer
 from compiler.quantize.recipe import DEFAULT, Recipe, Rule
@@ -54,6 +54,31 @@ def test_estimates_are_near_the_counts():
 def test_without_winograds_algorithm_integers_are_faster():
     assert costs("arm_cortex_a72", 16, 64, 55, exact=True) is None
     assert costs("riscv_spacemit_x60", 16, 64, 55) is None
+
+
+def of_product(target, rows, depth, columns, sharing=1):
+    x = relax.Var("x", relax.TensorType((rows, depth), "float32"))
+    call = relax.op.matmul(x, relax.const(np.zeros((depth, columns), "float32")))
+    return product_costs(relax.BlockBuilder().normalize(call), load_target(target), sharing)
+
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns", "sharing", "counted"),
+    [
+        # instructions with int8 over those in float32, with those that make integers of the rows
+        (128, 384, 384, 1, 0.66),
+        (1, 1024, 1024, 1, 0.64),
+        (64, 127, 10, 1, 0.99),
+        (64, 64, 24, 0, 0.75),
+        (128, 16, 8, 1, 2.08),
+        (128, 384, 1, 1, 1.5),
+    ],
+)
+def test_products_on_rvv_are_priced_by_counts(rows, depth, columns, sharing, counted):
+    found = of_product("riscv_spacemit_x60", rows, depth, columns, sharing)
+    assert found.int8 / found.float32 == pytest.approx(counted, rel=0.15)
+    assert found.slower_in_integers == (counted > 1.25)
+    assert of_product("arm_cortex_a72", rows, depth, columns, sharing) is None
 
 
 @pytest.mark.parametrize("target", ["x86_64", "arm_cortex_a7"])
@@ -154,3 +179,27 @@ def test_a_bound_asks_for_what_stays_at_the_ends_of_a_model_of_integers(tmp_path
 def test_without_winograds_algorithm_only_the_first_stays(model, tmp_path):
     built = build(model, tmp_path / "p", "arm_cortex_a72", exact=True, verify=False)
     assert [row["node"] for row in built.receipt["kept_in_float32"]] == ["first"]
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_products_of_few_columns_stay_in_floats_on_rvv(tmp_path, rank):
+    b = Builder()
+    rows = (5, 48) if rank == 2 else (1, 5, 48)
+    wide = b.node("Relu", b.node("MatMul", "x", b.weight(48, 64), name="wide"))
+    b.node("MatMul", wide, b.weight(64, 40), name="y")
+    b.node("Sigmoid", b.node("MatMul", "x", b.weight(48, 3), name="narrow"), name="z")
+    outputs = {"y": (*rows[:-1], 40), "z": (*rows[:-1], 3)}
+    path = b.save(tmp_path / "m.onnx", {"x": rows}, outputs)
+    samples = np.random.default_rng(0).standard_normal((3, *rows)).astype("float32")
+    built = compiler.build(
+        path,
+        "riscv_spacemit_x60",
+        tmp_path / "p",
+        quantize="int8",
+        calibration=samples if rank == 2 else None,
+        tuning_logs=(),
+    )
+    assert built.verification is not None
+    assert [row["node"] for row in built.receipt["kept_in_float32"]] == ["narrow"]
+    ran = [op.get("intrinsic", "") for op in built.receipt["operators"]]
+    assert ran.count("rvv_vwmacc") == 2

@@ -144,7 +144,7 @@ def test_every_template_with_a_choice_has_a_version():
     names = {t.__module__.rpartition(".")[2] for t in registry.TEMPLATES + registry.FAMILIES}
     # Some convolutions report themselves as conv2d_integer, and Winograd's has two names.
     names |= {"winograd_integer"}
-    others = {"generic", "conv2d_widening", "conv2d_integer_pairs"}
+    others = {"generic", "conv2d_widening", "conv2d_integer_pairs", "matmul_widening"}
     assert names - others == set(registry.VERSIONS)
 
 
