@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from tvm import s_tir
 
-from compiler.passes.integer_pairs import KIND, VIEW
+from compiler.passes.integer_pairs import KIND
 from compiler.target import Target
 from schedules.access import axes_of, cost
 from schedules.blocks import (
@@ -54,10 +54,7 @@ def apply(sch: s_tir.Schedule, target: Target, choose: Chooser) -> dict[str, str
     *stages, pairs = anchored.stages
     problem = _describe(sch, anchored, pairs)
     for stage in stages:
-        if sch.get(stage).name_hint == VIEW:
-            sch.compute_inline(stage)
-        else:
-            schedule_stage(sch, stage)
+        schedule_stage(sch, stage)
     default = min(_blockings(target, problem), key=lambda b: cycles(target, problem, b))
     blocking = choose(
         sch, default, promising_blockings(target, problem, _blockings(target, problem))

@@ -113,31 +113,42 @@ def matmul(
         float32 [..., M, N]: (a @ weight + bias) * scale; ``layout.sums`` without a scale.
     """
     *batch, rows, _ = (int(d) for d in a.shape)
-    blocks, steps, c, group = (int(d) for d in weight.shape)
-    operand = a
+    c, operand = int(weight.shape[2]), a
     if str(a.dtype) != layout.operand:
         operand = te.compute(a.shape, lambda *i: a[i].astype(layout.operand), name="widened")
-    step = te.reduce_axis((0, steps), name="step")
-    inner = te.reduce_axis((0, group), name="inner")
-
-    def tile(*index):
-        *outer, m, j, lane = index
-        left = operand[(*outer, m, step * group + inner)].astype(layout.sums)
-        return te.sum(left * weight[j, step, lane, inner].astype(layout.sums), axis=[step, inner])
-
-    total = te.compute(
-        (*batch, rows, blocks, c), tile, name="matmul", attrs={ANCHOR: "matmul_integer"}
-    )
+    if layout.pairs_pixels:
+        total = integer_pairs.matmul(operand, weight, layout.sums)
+    else:
+        total = _single_rows(operand, weight, layout.sums)
 
     def real(*index):
-        *outer, n = index
+        *outer, m, n = index
         block, lane = n // c, n % c
-        biased = total[(*outer, block, lane)]
+        if layout.pairs_pixels:
+            biased = total[(*outer, m // 2, block, lane // 2, m % 2, lane % 2)]
+        else:
+            biased = total[(*outer, m, block, lane)]
         if bias is not None:
             biased = biased + bias[block, lane]
         return biased if scale is None else biased.astype("float32") * scale[block, lane]
 
     return te.compute((*batch, rows, columns), real, name="matmul_unpack")
+
+
+def _single_rows(a: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
+    """Sums of ``matmul``, [..., M, blocks, c]."""
+    *batch, rows, _ = (int(d) for d in a.shape)
+    blocks, steps, c, group = (int(d) for d in weight.shape)
+    step = te.reduce_axis((0, steps), name="step")
+    inner = te.reduce_axis((0, group), name="inner")
+
+    def tile(*index):
+        *outer, m, j, lane = index
+        left = a[(*outer, m, step * group + inner)].astype(dtype)
+        return te.sum(left * weight[j, step, lane, inner].astype(dtype), axis=[step, inner])
+
+    shape = (*batch, rows, blocks, c)
+    return te.compute(shape, tile, name="matmul", attrs={ANCHOR: "matmul_integer"})
 
 
 def matmul_of_stored(a: te.Tensor, weight: te.Tensor, scale: te.Tensor, columns: int) -> te.Tensor:

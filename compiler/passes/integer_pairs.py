@@ -1,4 +1,4 @@
-"""Convolution where one instruction multiplies two pixels by two channels (smmla, bfmmla)."""
+"""Where one instruction multiplies two pixels or rows by two channels (smmla, bfmmla)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from tvm import te, tirx
 
 from compiler.passes.packed_ops import ANCHOR, Window
 
-# Name of the block that brings the inputs of two pixels together.
+# Name of the block that brings the inputs of two pixels or rows together.
 PAIRS = "pairs"
 KIND = "conv2d_integer_pairs"
-# Name of a block that only says where the pixels of a matrix lie.
-VIEW = "pixels"
+MATMUL = "matmul_integer_pairs"
 
 
 def conv2d(
@@ -68,3 +67,40 @@ def conv2d(
         return total[i, j, h, w // 2, k // 2, w % 2, k % 2]
 
     return te.compute((n, oc_blocks, height, width, c), single, name="singles")
+
+
+def matmul(a: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
+    """Sums of a matrix product, of each pair of rows and of columns as 2 x 2.
+
+    Args:
+        a: [..., M, K]; K is a multiple of the group.
+        weight: [blocks, K / group, c, group].
+        dtype: of the sums.
+
+    Returns:
+        [..., ceil(M / 2), blocks, c / 2, 2, 2]: of rows, then of columns. The partner of the last
+        of an odd number of rows is that row itself.
+    """
+    *batch, rows, _ = (int(d) for d in a.shape)
+    blocks, steps, c, group = (int(d) for d in weight.shape)
+    count = -(-rows // 2)
+
+    def element(*index):
+        *outer, pair, step, side, lane = index
+        row = pair * 2 + side
+        if rows % 2:
+            row = te.min(row, rows - 1)
+        return a[(*outer, row, step * group + lane)]
+
+    pairs = te.compute((*batch, count, steps, 2, group), element, name=PAIRS)
+    step = te.reduce_axis((0, steps), name="step")
+    inner = te.reduce_axis((0, group), name="inner")
+
+    def products(*index):
+        *outer, pair, block, columns, row, column = index
+        value = pairs[(*outer, pair, step, row, inner)].astype(dtype)
+        factor = weight[block, step, columns * 2 + column, inner].astype(dtype)
+        return te.sum(value * factor, axis=[step, inner])
+
+    shape = (*batch, count, blocks, c // 2, 2, 2)
+    return te.compute(shape, products, name="matmul", attrs={ANCHOR: MATMUL})

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 from tvm import relax, te, tirx
 
-from compiler.passes import integer_ops, integer_pairs
+from compiler.passes import integer_ops
 from compiler.passes.dot_layout import BFLOAT16, DotLayout, bfloat16_layouts
 from compiler.passes.packed_ops import FUSABLE, Window
-from compiler.passes.packed_values import Packed, pack, shape_of, unpack
+from compiler.passes.packed_values import Packed, pack, unpack
 from compiler.target import Target
 
 
@@ -31,12 +31,11 @@ def convolution_layout(target: Target, shape: tuple[int, ...]) -> DotLayout | No
     return next((d for d in layouts if not (point and d.pairs_pixels)), None)
 
 
-def matmul_layout(target: Target, rows: int, depth: int) -> DotLayout | None:
-    """How a matrix product multiplies; None where the target cannot."""
+def matmul_layout(target: Target, shape: tuple[int, ...]) -> DotLayout | None:
+    """How a product of a matrix [..., M, K] multiplies; None where the target cannot."""
+    *_, rows, depth = shape
     for dot in bfloat16_layouts(target):
-        if dot.pairs_pixels and rows > 1 and depth % dot.block == 0:
-            return dot
-        if not dot.pairs_pixels and depth % dot.group == 0:
+        if depth % dot.group == 0 and (rows > 1 or not dot.pairs_pixels):
             return dot
     return None
 
@@ -110,8 +109,6 @@ def emit_matmul(
     builder: relax.BlockBuilder, left: relax.Expr, weight: np.ndarray, dot: DotLayout
 ) -> relax.Expr:
     """Emit left [..., M, K] @ weight [K, N], of bfloat16; the result is of float32."""
-    if dot.pairs_pixels:
-        return _emit_pairs(builder, left, weight, dot)
     columns = weight.shape[1]
     return builder.emit_te(
         lambda a, weight: integer_ops.matmul(a, weight, None, None, columns, dot),
@@ -120,43 +117,3 @@ def emit_matmul(
         primfunc_name_hint="matmul",
         primfunc_attrs=FUSABLE,
     )
-
-
-def _emit_pairs(
-    builder: relax.BlockBuilder, left: relax.Expr, weight: np.ndarray, dot: DotLayout
-) -> relax.Expr:
-    """A product as a 1x1 convolution whose pixels are the rows, and a copy that brings the blocks
-    of its result into order, which what follows joins.
-    """
-    shape, block = shape_of(left), dot.block
-    depth, columns = weight.shape
-    rows = math.prod(shape[:-1])
-    window = Window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-
-    def product(a: te.Tensor, weight: te.Tensor) -> te.Tensor:
-        pixels = te.compute(
-            (1, depth // block, 1, rows, block),
-            lambda n, b, h, w, k: a[w, b * block + k],
-            name=integer_pairs.VIEW,
-        )
-        return integer_pairs.conv2d(pixels, weight, window, (1, rows), dot.sums)
-
-    def ordered(total: te.Tensor) -> te.Tensor:
-        def element(*index):
-            *outer, n = index
-            row = 0
-            for extent, i in zip(shape[:-1], outer, strict=True):
-                row = row * extent + i
-            return total[0, n // block, 0, row, n % block]
-
-        return te.compute((*shape[:-1], columns), element, name="ordered")
-
-    kernel = np.ascontiguousarray(weight.T).reshape(columns, depth, 1, 1)
-    total = builder.emit_te(
-        product,
-        builder.emit(relax.op.reshape(left, (rows, depth))),
-        relax.const(integer_ops.pack_weight(kernel, dot, block)),
-        primfunc_name_hint="matmul",
-        primfunc_attrs=FUSABLE,
-    )
-    return builder.emit_te(ordered, total, primfunc_name_hint="unpack_columns")

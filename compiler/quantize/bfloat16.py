@@ -84,7 +84,7 @@ def _product_pays(call: relax.Call, target: Target) -> bool:
     if len(right) != 2 or len(left) < 2 or constant_of(call.args[1]) is None:
         return False
     (depth, columns), rows = right, math.prod(left[:-1])
-    dot = matmul_layout(target, rows, depth)
+    dot = matmul_layout(target, left)
     if dot is None:
         return False
     products = rows * depth * math.ceil(columns / target.vector.lanes())

@@ -18,20 +18,24 @@ from schedules.intrinsics.neon_bfloat16 import bfmmla
 
 PAIR = 2
 LANES = PAIR * PAIR
+# What ends the names of intrinsics whose inputs of both pixels are one vector in memory.
+VECTORS = "_vectors"
 _SMMLA = "llvm.aarch64.neon.smmla.v4i32.v16i8"
 
 
-def mmla(dtype: str = "int8") -> str:
+def mmla(dtype: str = "int8", together: bool = False) -> str:
     """The intrinsic for the sums of two pixels and two channels; returns its name.
 
     Args:
         dtype: of the operands, "int8" or "bfloat16".
-
-    The inputs of a pixel lie together, those of its neighbour anywhere behind.
+        together: the inputs of both pixels are one vector in memory; else those of a pixel lie
+            together, and those of its neighbour anywhere behind.
     """
+    made = _register_vectors if together else _register
+    suffix = VECTORS if together else ""
     if dtype == "int8":
-        return _register("neon_mmla", dtype, "int32", _smmla)
-    return _register("neon_bfmmla", dtype, "float32", bfmmla)
+        return made(f"neon_mmla{suffix}", dtype, "int32", _smmla)
+    return made(f"neon_bfmmla{suffix}", dtype, "float32", bfmmla)
 
 
 def group_of(dtype: str) -> int:
@@ -87,6 +91,45 @@ def _register(name: str, dtype: str, total: str, product: Product) -> str:
                     x.vload([0, 0], f"{dtype}x{group}"),
                     x.vload([1, 0], f"{dtype}x{group}"),
                 ),
+                w.vload([0, 0], f"{dtype}x{PAIR * group}"),
+                sums.vload([0, 0], f"{total}x{LANES}"),
+            )
+
+    return register_functions(name, description, implementation)
+
+
+def _register_vectors(name: str, dtype: str, total: str, product: Product) -> str:
+    """``_register`` of inputs that lie together."""
+    group = group_of(dtype)
+    pair = (PAIR, group)
+
+    @script.prim_func(s_tir=True)
+    def description(
+        x: script.Buffer(pair, dtype, offset_factor=1),
+        w: script.Buffer(pair, dtype, offset_factor=1),
+        sums: script.Buffer((PAIR, PAIR), total, offset_factor=1),
+    ) -> None:
+        with script.sblock("root"):
+            script.reads(sums[0:PAIR, 0:PAIR], x[0:PAIR, 0:group], w[0:PAIR, 0:group])
+            script.writes(sums[0:PAIR, 0:PAIR])
+            for i, j, k in script.grid(PAIR, PAIR, group):
+                with script.sblock("update"):
+                    p, c, g = script.axis.remap("SSR", [i, j, k])
+                    sums[p, c] = sums[p, c] + script.cast(x[p, g], total) * script.cast(
+                        w[c, g], total
+                    )
+
+    @script.prim_func(s_tir=True)
+    def implementation(
+        x: script.Buffer(pair, dtype, offset_factor=1),
+        w: script.Buffer(pair, dtype, offset_factor=1),
+        sums: script.Buffer((PAIR, PAIR), total, offset_factor=1),
+    ) -> None:
+        with script.sblock("root"):
+            script.reads(sums[0:PAIR, 0:PAIR], x[0:PAIR, 0:group], w[0:PAIR, 0:group])
+            script.writes(sums[0:PAIR, 0:PAIR])
+            sums[0, script.ramp(0, 1, LANES)] = product(
+                x.vload([0, 0], f"{dtype}x{PAIR * group}"),
                 w.vload([0, 0], f"{dtype}x{PAIR * group}"),
                 sums.vload([0, 0], f"{total}x{LANES}"),
             )

@@ -241,16 +241,22 @@ def test_activations_of_the_other_sign(target, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "dtype"),
-    [*((t, d) for t in TARGETS[:2] for d in ("uint8", "int8")), ("riscv_spacemit_x60", "uint8")],
+    ("target", "dtype", "depth"),
+    [
+        *((t, d, 32) for t in TARGETS[:2] for d in ("uint8", "int8")),
+        ("riscv_spacemit_x60", "uint8", 32),
+        ("host", "uint8", 31),
+        ("arm_cortex_a72", "int8", 21),
+        ("arm_neoverse_n2", "uint8", 37),
+    ],
 )
-def test_products_of_dynamically_quantised_data(target, dtype, tmp_path):
-    """int32 sums, exactly."""
+def test_products_of_dynamically_quantised_data(target, dtype, depth, tmp_path):
+    """int32 sums, exactly; of a depth that is no whole groups as well."""
     rng = np.random.default_rng(0)
     info = np.iinfo(dtype)
-    a = rng.integers(info.min, info.max + 1, (3, 17, 32)).astype(dtype)
+    a = rng.integers(info.min, info.max + 1, (3, 17, depth)).astype(dtype)
     constants = {
-        "b": rng.integers(-127, 128, (32, 20)).astype("int8"),
+        "b": rng.integers(-127, 128, (depth, 20)).astype("int8"),
         "az": np.array(info.min + 5, dtype),
     }
     graph = helper.make_graph(

@@ -142,9 +142,10 @@ def test_a_decision_that_is_not_offered_is_refused(tmp_path):
 
 def test_every_template_with_a_choice_has_a_version():
     names = {t.__module__.rpartition(".")[2] for t in registry.TEMPLATES + registry.FAMILIES}
-    # Some convolutions report themselves as conv2d_integer, and Winograd's has two names.
+    # Some report themselves as conv2d_integer or matmul_integer, and Winograd's has two names.
     names |= {"winograd_integer"}
-    others = {"generic", "conv2d_widening", "conv2d_integer_pairs", "matmul_widening"}
+    others = {"generic", "conv2d_widening", "matmul_widening"}
+    others |= {"conv2d_integer_pairs", "matmul_integer_pairs"}
     assert names - others == set(registry.VERSIONS)
 
 

@@ -86,6 +86,11 @@ def test_pairs_of_pixels_and_channels():
         func = sums_of_pairs("int8", tensorized)
         np.testing.assert_array_equal(run(func, [x, w], target)[0], expected)
     assert "smmla" in assembly(func, target)
+    x = np.ascontiguousarray(x[:, :, 8:16])
+    for tensorized in (False, True):
+        func = sums_of_pairs("int8", tensorized, together=True)
+        np.testing.assert_array_equal(run(func, [x, w], target)[0], expected)
+    assert "smmla" in assembly(func, target)
 
 
 def narrow_numbers(*shape: int) -> np.ndarray:
@@ -136,16 +141,17 @@ def test_bfloat16_of_avx512_is_compiled(lanes):
     assert assembly(schedule.mod["main"], target).count("vcvtneps2bf16") == 1
 
 
-def sums_of_pairs(dtype: str, tensorized: bool) -> tirx.PrimFunc:
-    """Of two pixels whose inputs are the middle of longer ones."""
+def sums_of_pairs(dtype: str, tensorized: bool, together: bool = False) -> tirx.PrimFunc:
+    """Of two pixels whose inputs lie together, or are the middle of longer ones."""
     group, total = group_of(dtype), "int32" if dtype == "int8" else "float32"
-    x = te.placeholder((5, 2, 3 * group), dtype, name="x")
+    before, length = (0, group) if together else (group, 3 * group)
+    x = te.placeholder((5, 2, length), dtype, name="x")
     w = te.placeholder((5, 2, group), dtype, name="w")
     step, g = te.reduce_axis((0, 5), name="step"), te.reduce_axis((0, group), name="g")
     sums = te.compute(
         (2, 2),
         lambda p, c: te.sum(
-            x[step, p, group + g].astype(total) * w[step, c, g].astype(total), axis=[step, g]
+            x[step, p, before + g].astype(total) * w[step, c, g].astype(total), axis=[step, g]
         ),
         name="sums",
     )
@@ -155,7 +161,7 @@ def sums_of_pairs(dtype: str, tensorized: bool) -> tirx.PrimFunc:
     schedule.reorder(outer, pixel, channel, inner)
     schedule.decompose_reduction(block, outer)
     if tensorized:
-        schedule.tensorize(pixel, mmla(dtype))
+        schedule.tensorize(pixel, mmla(dtype, together))
     return schedule.mod["main"]
 
 
