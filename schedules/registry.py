@@ -27,6 +27,7 @@ from schedules import (
     matmul_widening,
     normalization,
     pooling,
+    product_columns,
     reduction,
     response_norm,
     softmax,
@@ -54,6 +55,7 @@ TEMPLATES: tuple[Template, ...] = (
     matmul_integer_pairs.apply,
     byte_table.apply,
     interleave.apply,
+    product_columns.apply,
     dynamic_rows.apply,
     response_norm.apply,
 )
@@ -72,6 +74,7 @@ VERSIONS = {
     "matmul_integer": 1,
     "byte_table": 1,
     "interleave": 1,
+    "product_columns": 1,
     "dynamic_rows": 1,
     "response_norm": 1,
     "softmax": 1,

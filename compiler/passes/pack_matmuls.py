@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from compiler.passes import grouped_ops, integer_ops, pack_bfloat16, packed_ops
+from compiler.passes import grouped_ops, integer_ops, pack_bfloat16, pack_products, packed_ops
 from compiler.passes.channel_sums import channel_sums, stored_weight
 from compiler.passes.dot_layout import DotLayout, dot_layouts, wide_layouts
 from compiler.passes.packed_ops import FUSABLE
@@ -209,11 +209,27 @@ class _Packer(Rewriter):
             return None
         return pack_bfloat16.emit_matmul(self.builder, self.plain(left), weight, dot)
 
+    def _of_activations(self, call: relax.Call) -> relax.Expr | None:
+        """The product of integers that are both computed at run time."""
+        scale = None
+        if str(call.ty.dtype) == "int32":
+            left, right = (pack_products.Operand(self.plain(a), 0) for a in call.args)
+        elif all(a in self.quantized for a in call.args):
+            (a, x), (b, y) = (self.quantized[e] for e in call.args)
+            if not (x.per_tensor and y.per_tensor):
+                return None
+            left, right = pack_products.Operand.of(a, x), pack_products.Operand.of(b, y)
+            scale = float(x.scale * y.scale)
+        else:
+            return None
+        dot = pack_products.layout(left, right, self.dots)
+        return None if dot is None else pack_products.emit(self.builder, left, right, dot, scale)
+
     def _matmul(self, call: relax.Call) -> relax.Expr | None:
         integer = self._sums(call) if str(call.ty.dtype) == "int32" else self._integer(call)
         if integer is not None:
             return integer
-        for product in (self._bfloat16, self._stored, self._grouped):
+        for product in (self._of_activations, self._bfloat16, self._stored, self._grouped):
             made = product(call)
             if made is not None:
                 return made
