@@ -17,6 +17,8 @@ scalar be copied into one. In the optimised LLVM IR widening comes first again:
              %first.f = insertelement <16 x i32> poison, i32 %wide.f, i64 0
              %f = shufflevector <16 x i32> %first.f, <16 x i32> poison, ... zeroinitializer
 
+So does what makes floats of bytes, for products of floats with weights that are stored as these.
+
 Products of two vectors are added by the instruction's intrinsic: LLVM gives up where many of them
 share operands, and where these are widened before a loop.
 
@@ -39,6 +41,7 @@ _SHUFFLE = re.compile(
     r"<\d+ x i32> (zeroinitializer|<.*?>)"
 )
 _WIDENED = re.compile(r"^( +)(%\S+) = sext <(\d+) x i8> (%[^\s,]+) to <\3 x i32>")
+_REAL = re.compile(r"^( +)(%\S+) = sitofp <(\d+) x i8> (%[^\s,]+) to <\3 x float>")
 _FROM_HALF = re.compile(r"^( +)(%\S+) = sext <(\d+) x i16> (%[^\s,]+) to <\3 x i32>")
 _MULTIPLY = re.compile(r"^( +)(%\S+) = mul (?:nuw |nsw )*<\d+ x i32> (%[^\s,]+), (%[^\s,]+)")
 _ADD = re.compile(r"^( +)(%\S+) = add (?:nuw |nsw )*<\d+ x i32> (%[^\s,]+), (%[^\s,]+)")
@@ -59,7 +62,7 @@ def widen_first(text: str, scale: int) -> str:
     added: set[int] = set()  # elements of sums made by the intrinsic
     lines: list[str] = []
     wide: set[int] = set()
-    for line in text.split("\n"):
+    for line in _real_first(text).split("\n"):
         if line.startswith("define "):
             loads, scalars, shuffles, halves, products = {}, {}, {}, {}, {}
         if match := _LOAD.match(line):
@@ -103,6 +106,34 @@ def widen_first(text: str, scale: int) -> str:
                 line = _accumulated(indent, name, total, *products[product], scale)
         lines.append(line)
     return "\n".join([*lines, *(d for n in sorted(added) for d in _declarations(n, scale))])
+
+
+def _real_first(text: str) -> str:
+    """LLVM IR whose parts of loaded bytes are made after all of these became floats."""
+    loads: dict[str, tuple[int, int]] = {}  # name -> (line, elements)
+    shuffles: dict[str, tuple[str, str]] = {}  # name -> (source, mask)
+    lines: list[str] = []
+    real: set[int] = set()
+    for line in text.split("\n"):
+        if line.startswith("define "):
+            loads, shuffles = {}, {}
+        if match := _LOAD.match(line):
+            loads[match[1]] = (len(lines), int(match[2]))
+        elif match := _SHUFFLE.match(line):
+            shuffles[match[1]] = (match[3], match[4])
+        elif match := _REAL.match(line):
+            indent, name, count, operand = match.groups()
+            source, mask = shuffles.get(operand, ("", ""))
+            if source in loads:
+                position, n = loads[source]
+                vector, whole = f"<{n} x float>", f"%real.{source[1:]}"
+                if position not in real:
+                    real.add(position)
+                    lines[position] += f"\n{indent}{whole} = sitofp <{n} x i8> {source} to {vector}"
+                line = f"{indent}{name} = shufflevector {vector} {whole}, {vector} poison, "
+                line += f"<{count} x i32> {mask}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _sext(elements: int, source: str) -> str:

@@ -100,6 +100,20 @@ def test_most_instructions_multiply(depth):
     assert not re.search(r"^\tvs\d?r?e?\d*\.v", loop, re.M)
 
 
+def test_stored_weights_become_floats_in_groups():
+    """Of few rows of floats: eight registers of them are made by two instructions."""
+    target = load_target("riscv_spacemit_x60")
+    shapes = {"a": ((1, 64), "float32"), "w": ((8, 64, 8), "int8"), "s": ((8, 8), "float32")}
+    tensors = [te.placeholder(shape, dtype, name=n) for n, (shape, dtype) in shapes.items()]
+    func = te.create_prim_func([*tensors, integer_ops.matmul_of_stored(*tensors, 64)])
+    func, _ = schedules.apply(func.with_attr(CONSTANT_INPUTS, [1, 2]), target, take_default)
+    text = assembly(func, target)
+    products = len(re.findall(r"\tvfm(?:acc|add)\.vf", text))
+    conversions = len(re.findall(r"\tv(?:sext\.|fw?cvt\.f\.x)", text))
+    assert products > 16
+    assert conversions <= products / 3
+
+
 def test_even_tiles_of_more_rows_than_a_block():
     """Floats: tiles that divide the rows may be higher than those that a block was counted in."""
     target = load_target("riscv_spacemit_x60")
