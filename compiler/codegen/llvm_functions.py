@@ -19,7 +19,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-_PREFIX = "edgecc_llvm_"
+PREFIX = "edgecc_llvm_"
 _NAMED = re.compile(r'call (\S+|<[^>]*>) asm "(@llvm\.[\w.]+)", "[^"]*"\(([^)]*)\)')
 _defined: dict[str, str] = {}
 _defining = threading.Lock()  # kernels are scheduled in threads
@@ -34,8 +34,8 @@ def call(dtype: str, name: str, text: str, *args: tirx.PrimExpr) -> tirx.PrimExp
         text: its definition as LLVM IR.
     """
     with _defining:
-        _defined[_PREFIX + name] = text.replace("@NAME", f"@{_PREFIX}{name}")
-    return tirx.call_pure_extern(dtype, _PREFIX + name, *args)
+        _defined[PREFIX + name] = text.replace("@NAME", f"@{PREFIX}{name}")
+    return tirx.call_pure_extern(dtype, PREFIX + name, *args)
 
 
 def with_definitions(functions: Mapping[str, tirx.PrimFunc]) -> dict[str, tirx.PrimFunc]:
@@ -46,11 +46,16 @@ def with_definitions(functions: Mapping[str, tirx.PrimFunc]) -> dict[str, tirx.P
         wanted = sorted(_called(func) & _defined.keys() - defined)
         body = func.body
         for wants in wanted:
-            text = tvm.ir.StringImm(_defined[wants])
+            text = tvm.ir.StringImm(definition(wants))
             body = tirx.AttrStmt("default", "pragma_import_llvm", text, body)
         found[name] = func.with_body(body) if wanted else func
         defined.update(wanted)
     return found
+
+
+def definition(name: str) -> str:
+    """LLVM IR of one of our functions, by its name there."""
+    return _defined[name]
 
 
 def with_intrinsics(text: str) -> str:

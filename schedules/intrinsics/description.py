@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -14,6 +15,8 @@ from tvm.script import tirx as script
 _registering = threading.Lock()  # kernels are scheduled in threads
 # (x, w, sums as buffers) -> the new sums as one vector.
 Product = Callable[[Any, Any, Any], Any]
+# What an intrinsic computes, and how.
+Functions = tuple[tirx.PrimFunc, tirx.PrimFunc]
 
 
 def register(
@@ -32,29 +35,37 @@ def register(
         operand, weight, total: dtypes of x [group], w [lanes, group] and sums [lanes].
         product: how.
     """
-    return register_functions(name, *_functions(lanes, group, operand, product, weight, total))
+    return register_functions(
+        name, partial(_functions, lanes, group, operand, product, weight, total)
+    )
 
 
 def register_parts(
     name: str, lanes: int, parts: int, part: int, operand: str, product: Product
 ) -> str:
     """The same for groups whose weights lie in parts, w [parts, lanes, part]."""
-    return register_functions(name, *_functions_of_parts(lanes, parts, part, operand, product))
+    return register_functions(
+        name, partial(_functions_of_parts, lanes, parts, part, operand, product)
+    )
 
 
-def register_functions(name: str, description: tirx.PrimFunc, implementation: tirx.PrimFunc) -> str:
-    """Make an intrinsic known to TVM; returns its name with the project's prefix."""
+def register_functions(name: str, make: Callable[[], Functions]) -> str:
+    """Make an intrinsic known to TVM; returns its name with the project's prefix.
+
+    Args:
+        make: called where it is not known yet, by one thread at a time: Python's parser, which
+            TVMScript asks, fails now and then when threads use it together.
+    """
     name = f"edgecc.{name}"
     with _registering:
         if TensorIntrin.get(name, allow_missing=True) is None:
-            TensorIntrin.register(name, description, implementation)
+            TensorIntrin.register(name, *make())
     return name
 
 
 def _functions(
     lanes: int, group: int, operand: str, product: Product, weight: str, total: str
-) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
-    """Description and implementation."""
+) -> Functions:
 
     @script.prim_func(s_tir=True)
     def description(
@@ -86,8 +97,7 @@ def _functions(
 
 def _functions_of_parts(
     lanes: int, parts: int, part: int, operand: str, product: Product
-) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
-    """Description and implementation."""
+) -> Functions:
     group = parts * part
 
     @script.prim_func(s_tir=True)

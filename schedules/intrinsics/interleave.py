@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as script
 
-from schedules.intrinsics.description import register_functions
+from schedules.intrinsics.description import Functions, register_functions
 
 
 def interleave(rows: int, lanes: int) -> str:
@@ -16,7 +17,10 @@ def interleave(rows: int, lanes: int) -> str:
 
     LLVM knows what stores such a shuffle: ``st4``, ``vpunpck``.
     """
+    return register_functions(f"interleave_{rows}x{lanes}", partial(_functions, rows, lanes))
 
+
+def _functions(rows: int, lanes: int) -> Functions:
     @script.prim_func(s_tir=True)
     def description(
         x: script.Buffer((rows, lanes), "int8", offset_factor=1),
@@ -45,4 +49,4 @@ def interleave(rows: int, lanes: int) -> str:
             script.writes(y[0:lanes, 0:rows])
             y[0, script.ramp(0, 1, lanes * rows)] = shuffled(x)
 
-    return register_functions(f"interleave_{rows}x{lanes}", description, implementation)
+    return description, implementation

@@ -11,10 +11,12 @@ The four sums are added to one by ``collect`` when the reduction is done.
 
 from __future__ import annotations
 
+from functools import partial
+
 from tvm import tirx
 from tvm.script import tirx as script
 
-from schedules.intrinsics.description import llvm, register_functions
+from schedules.intrinsics.description import Functions, llvm, register_functions
 
 GROUP = 16
 LANES = 4
@@ -24,6 +26,10 @@ PREFIX = {"aarch64": "neon", "arm": "neon32"}
 
 def mlal(arch: str) -> str:
     """The intrinsic for the products of 16 neighbours in four sums; returns its name."""
+    return register_functions(f"{PREFIX[arch]}_mlal", partial(_mlal, arch))
+
+
+def _mlal(arch: str) -> Functions:
     accumulated = _accumulated_32 if arch == "arm" else _accumulated
 
     @script.prim_func(s_tir=True)
@@ -57,7 +63,7 @@ def mlal(arch: str) -> str:
                 w.vload([0], f"int8x{GROUP}"),
             )
 
-    return register_functions(f"{PREFIX[arch]}_mlal", description, implementation)
+    return description, implementation
 
 
 def _accumulated(sums: tirx.PrimExpr, x: tirx.PrimExpr, w: tirx.PrimExpr) -> tirx.PrimExpr:
@@ -87,6 +93,10 @@ def _high(vector: tirx.PrimExpr) -> tirx.PrimExpr:
 
 def collect(arch: str) -> str:
     """The intrinsic that adds four vectors of four sums, each to one sum; returns its name."""
+    return register_functions(f"{PREFIX[arch]}_collect", partial(_collect, arch))
+
+
+def _collect(arch: str) -> Functions:
     pairs = _pairs_32 if arch == "arm" else _pairs
 
     @script.prim_func(s_tir=True)
@@ -115,7 +125,7 @@ def collect(arch: str) -> str:
                 pairs(parts.vload([2, 0], f"int32x{LANES}"), parts.vload([3, 0], f"int32x{LANES}")),
             )
 
-    return register_functions(f"{PREFIX[arch]}_collect", description, implementation)
+    return description, implementation
 
 
 def _pairs(left: tirx.PrimExpr, right: tirx.PrimExpr) -> tirx.PrimExpr:

@@ -8,12 +8,13 @@ its bf16 extension, four products of bfloat16 to each of four float32. How that 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as script
 
-from schedules.intrinsics.description import Product, llvm, register_functions
+from schedules.intrinsics.description import Functions, Product, llvm, register_functions
 from schedules.intrinsics.neon_bfloat16 import bfmmla
 
 PAIR = 2
@@ -31,11 +32,11 @@ def mmla(dtype: str = "int8", together: bool = False) -> str:
         together: the inputs of both pixels are one vector in memory; else those of a pixel lie
             together, and those of its neighbour anywhere behind.
     """
-    made = _register_vectors if together else _register
+    make = _functions_of_vectors if together else _functions
     suffix = VECTORS if together else ""
     if dtype == "int8":
-        return made(f"neon_mmla{suffix}", dtype, "int32", _smmla)
-    return made(f"neon_bfmmla{suffix}", dtype, "float32", bfmmla)
+        return register_functions(f"neon_mmla{suffix}", partial(make, dtype, "int32", _smmla))
+    return register_functions(f"neon_bfmmla{suffix}", partial(make, dtype, "float32", bfmmla))
 
 
 def group_of(dtype: str) -> int:
@@ -47,7 +48,7 @@ def _smmla(inputs: Any, weights: Any, sums: Any) -> tirx.PrimExpr:
     return llvm(_SMMLA, f"int32x{LANES}", sums, inputs, weights)
 
 
-def _register(name: str, dtype: str, total: str, product: Product) -> str:
+def _functions(dtype: str, total: str, product: Product) -> Functions:
     """Args:
     product: (inputs, weights, sums as vectors) -> the new sums.
     """
@@ -95,11 +96,11 @@ def _register(name: str, dtype: str, total: str, product: Product) -> str:
                 sums.vload([0, 0], f"{total}x{LANES}"),
             )
 
-    return register_functions(name, description, implementation)
+    return description, implementation
 
 
-def _register_vectors(name: str, dtype: str, total: str, product: Product) -> str:
-    """``_register`` of inputs that lie together."""
+def _functions_of_vectors(dtype: str, total: str, product: Product) -> Functions:
+    """``_functions`` of inputs that lie together."""
     group = group_of(dtype)
     pair = (PAIR, group)
 
@@ -134,4 +135,4 @@ def _register_vectors(name: str, dtype: str, total: str, product: Product) -> st
                 sums.vload([0, 0], f"{total}x{LANES}"),
             )
 
-    return register_functions(name, description, implementation)
+    return description, implementation

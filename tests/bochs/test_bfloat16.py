@@ -50,8 +50,8 @@ define <L x i16> @NAME(<L x float> %x) alwaysinline {
 
 def by_others(name: str) -> str:
     """The definition of one of our functions without AVX512_BF16."""
-    kind, lanes = name.rsplit("_", 1)
-    text = {"dpbf16ps": DOT, "to_bfloat16": ROUND}[kind]
+    kind, lanes = name.removeprefix(llvm_functions.PREFIX).rsplit("_", 1)
+    text = {"dpbf16ps": DOT, "to_bfloat16": ROUND}[kind].replace("@NAME", f"@{name}")
     if lanes == "1":
         text = text.replace("<L x ", "").replace(">", "").replace("splat (i32 ", "(")
         return text.replace("(32767)", "32767").replace("(16)", "16").replace("(1)", "1")
@@ -61,12 +61,8 @@ def by_others(name: str) -> str:
 @pytest.fixture
 def emulated(monkeypatch):
     """Libraries that neither have nor ask for AVX512_BF16."""
-    call, required = llvm_functions.call, entry.required_features
-    monkeypatch.setattr(
-        llvm_functions,
-        "call",
-        lambda dtype, name, text, *args: call(dtype, name, by_others(name), *args),
-    )
+    required = entry.required_features
+    monkeypatch.setattr(llvm_functions, "definition", by_others)
     monkeypatch.setattr(
         entry,
         "required_features",
