@@ -94,7 +94,7 @@ def convolution_costs(
     )
 
 
-def product_costs(call: relax.Call, target: Target, sharing: int) -> Costs | None:
+def matmul_costs(call: relax.Call, target: Target, sharing: int) -> Costs | None:
     """Of a matmul by constant weights; None where integers are known to be faster, or where it is
     not known what they cost.
 

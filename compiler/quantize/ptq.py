@@ -16,7 +16,7 @@ from compiler.passes.packed_values import shape_of
 from compiler.quantize.adaround import AdaptiveRounding
 from compiler.quantize.bias_correction import TapMeans, correct_biases, operands
 from compiler.quantize.calibrators import Calibrator, Range, make_calibrator
-from compiler.quantize.costs import Costs, convolution_costs, product_costs
+from compiler.quantize.costs import Costs, convolution_costs, matmul_costs
 from compiler.quantize.data import CalibrationData
 from compiler.quantize.equalize import equalize
 from compiler.quantize.functions import OfFunction, split_functions
@@ -261,7 +261,7 @@ def _costs(graph: Graph, target: Target, integer_io: bool, exact: bool) -> dict[
             costs = convolution_costs(graph.values[region.anchor], target, outside, exact)
         elif region.kind == "matmul":
             sharing = _sharing_products(graph, region, integer_io)
-            costs = product_costs(graph.values[region.anchor], target, sharing)
+            costs = matmul_costs(graph.values[region.anchor], target, sharing)
         if costs is not None:
             found[region] = costs
     return found

@@ -10,7 +10,7 @@ import compiler
 from compiler.frontend import import_model
 from compiler.passes import simplify
 from compiler.quantize import ranking
-from compiler.quantize.costs import convolution_costs, product_costs
+from compiler.quantize.costs import convolution_costs, matmul_costs
 from compiler.quantize.data import open_data
 from compiler.quantize.ptq import Quantizer
 from compiler.quantize.recipe import DEFAULT, Recipe, Rule
@@ -59,7 +59,7 @@ def test_without_winograds_algorithm_integers_are_faster():
 def of_product(target, rows, depth, columns, sharing=1):
     x = relax.Var("x", relax.TensorType((rows, depth), "float32"))
     call = relax.op.matmul(x, relax.const(np.zeros((depth, columns), "float32")))
-    return product_costs(relax.BlockBuilder().normalize(call), load_target(target), sharing)
+    return matmul_costs(relax.BlockBuilder().normalize(call), load_target(target), sharing)
 
 
 @pytest.mark.parametrize(
