@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ from compiler.program import TensorInfo
 from compiler.runtime.abi import ABI_VERSION, DTYPE_NAMES, Descriptor, State, Tensor, TensorInfoC
 from compiler.runtime.arrays import name_inputs, random_inputs
 from compiler.runtime.timing import OperatorTime, Timing, operator_times
+
+# Device and inode of each library when it was loaded first. None is unloaded: no inode comes twice.
+_loaded: dict[Path, tuple[int, int]] = {}
 
 
 class Model:
@@ -191,8 +195,7 @@ def _find_library(path: Path) -> Path:
 
 def _open_library(library: Path) -> Descriptor:
     try:
-        handle = ctypes.CDLL(str(library.resolve()))
-        function = handle.edgecc_model_v1
+        function = _handle(library.resolve()).edgecc_model_v1
     except OSError as error:
         raise EdgeccError(f"can't load {library}: {error}") from error
     except AttributeError as error:
@@ -204,6 +207,22 @@ def _open_library(library: Path) -> Descriptor:
             f"{library} has ABI version {descriptor.abi_version}, this edgecc knows {ABI_VERSION}"
         )
     return descriptor
+
+
+def _handle(library: Path) -> ctypes.CDLL:
+    """The file that is there now.
+
+    The dynamic linker goes by names, and would give a process that builds a model again the library
+    that it has loaded before; a name that it does not know makes it look at the file.
+    """
+    status = library.stat()
+    identity = status.st_dev, status.st_ino
+    if _loaded.setdefault(library, identity) == identity:
+        return ctypes.CDLL(str(library))
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / library.name
+        link.symlink_to(library)
+        return ctypes.CDLL(str(link))
 
 
 def _infos(rows: Any, count: int) -> tuple[TensorInfo, ...]:

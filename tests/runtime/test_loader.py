@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import numpy as np
@@ -114,6 +115,21 @@ def test_closed_model(toy):
     model.close()
     with pytest.raises(EdgeccError, match="is closed"):
         model(x_of(0))
+
+
+def test_a_package_that_is_built_again_is_loaded_again(toy, broken, tmp_path):
+    """While the first one is in use, too."""
+    library = tmp_path / "lib.so"
+    shutil.copy(toy / "libtoy.so", library)
+    first = compiler.load(library)
+    library.unlink()
+    shutil.copy(broken / "libbroken.so", library)
+    second = compiler.load(library)
+    assert (first.name, second.name) == ("toy", "broken")
+    check(first(x_of(0)), x_of(0))
+    with pytest.raises(EdgeccError, match="broken"):
+        second(x_of(0))
+    assert compiler.load(library).name == "broken"
 
 
 def test_many_instances_come_and_go(toy):
