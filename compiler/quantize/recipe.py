@@ -218,6 +218,8 @@ DEFAULT = Recipe(
         Rule("*", "auto", "mse", "per_channel", activations="auto", functions="float"),
         # of two computed operands, as in attention: neither is known before it runs
         Rule("product", "float32"),
+        # few rows of a table are read, and all are in the library
+        Rule("take", weights="int8"),
     )
 )
 DEFAULT_HALF = {
