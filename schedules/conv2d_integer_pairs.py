@@ -35,7 +35,7 @@ from schedules.blocks import (
     spread,
 )
 from schedules.choices import Chooser
-from schedules.dots import tile_weights
+from schedules.dots import multiply_pairs, tile_weights
 from schedules.intrinsics.neon_mmla import PAIR, mmla
 from schedules.lanes import Blocking, Problem, candidates, cycles, promising_blockings
 from schedules.tiles import parallel_grain
@@ -152,11 +152,4 @@ def _tile(
     sch.vectorize(lane)
     sch.unroll(ow_inner)
     spread(sch, outer, macs, parallel_grain(target))
-    start = sch.decompose_reduction(anchor, block)
-    *_, count, channels, pixel, channel = sch.get_loops(start)
-    sch.vectorize(sch.fuse(pixel, channel))
-    for loop in (count, channels):
-        sch.unroll(loop)
-    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
-    sch.blockize(sch.get_loops(anchor)[-3])
-    sch.tensorize(sch.get_loops(anchor)[-3], intrinsic)
+    multiply_pairs(sch, anchor, block, intrinsic)

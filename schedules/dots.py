@@ -107,3 +107,15 @@ def order_parts(sch: s_tir.Schedule, parts: Parts) -> Loop:
     for loop in (r, c, k):
         sch.unroll(loop)
     return step
+
+
+def multiply_pairs(sch: s_tir.Schedule, anchor: Block, outermost: Loop, intrinsic: str) -> None:
+    """Start the sums of 2 x 2 in registers in front of a loop, and add to them by an intrinsic."""
+    start = sch.decompose_reduction(anchor, outermost)
+    *_, pairs, channels, side, channel = sch.get_loops(start)
+    sch.vectorize(sch.fuse(side, channel))
+    for loop in (pairs, channels):
+        sch.unroll(loop)
+    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
+    sch.blockize(sch.get_loops(anchor)[-3])
+    sch.tensorize(sch.get_loops(anchor)[-3], intrinsic)

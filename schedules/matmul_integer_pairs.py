@@ -36,6 +36,7 @@ from schedules.blocks import (
 from schedules.choices import Chooser, nearby
 from schedules.constants import rearrange_constant
 from schedules.dot_tiles import LOAD_COST, MAX_TILES, TILE_SLACK
+from schedules.dots import multiply_pairs
 from schedules.intrinsics.neon_mmla import PAIR, VECTORS, mmla
 from schedules.matmul import Decision, share_columns
 from schedules.tiles import (
@@ -190,11 +191,4 @@ def _tile(
     sch.vectorize(lane)
     sch.unroll(row_inner)
     share_columns(sch, target, batch, tile_outer, macs, ragged)
-    start = sch.decompose_reduction(anchor, steps)
-    *_, channels, pair, side, channel = sch.get_loops(start)
-    sch.vectorize(sch.fuse(side, channel))
-    for loop in (channels, pair):
-        sch.unroll(loop)
-    # A block of its own takes the guard of ragged rows, which the intrinsic knows nothing of.
-    sch.blockize(sch.get_loops(anchor)[-3])
-    sch.tensorize(sch.get_loops(anchor)[-3], intrinsic)
+    multiply_pairs(sch, anchor, steps, intrinsic)
