@@ -19,7 +19,8 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from compiler.passes.packed_followers import ELEMENTWISE, OPAQUE, UNARY
+from compiler.passes.packed_followers import ELEMENTWISE, UNARY
+from compiler.passes.packed_ops import OPAQUE
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.passes.readers import Readers
 from compiler.passes.rewriter import Rewriter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from tvm import te, tirx
 
@@ -119,7 +121,7 @@ def matmul(
     if layout.pairs_pixels:
         total = integer_pairs.matmul(operand, weight, layout.sums)
     else:
-        total = _single_rows(operand, weight, layout.sums)
+        total = products(operand, weight, layout.sums)
 
     def real(*index):
         *outer, m, n = index
@@ -135,20 +137,36 @@ def matmul(
     return te.compute((*batch, rows, columns), real, name="matmul_unpack")
 
 
-def _single_rows(a: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
-    """Sums of ``matmul``, [..., M, blocks, c]."""
-    *batch, rows, _ = (int(d) for d in a.shape)
-    blocks, steps, c, group = (int(d) for d in weight.shape)
+def products(a: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
+    """Sums of a matrix product, [..., M, blocks, c]; batches broadcast.
+
+    Args:
+        a: [..., M, K]; K is a multiple of the group.
+        weight: [..., blocks, K / group, c, group].
+        dtype: of the sums.
+    """
+    *left, rows, _ = (int(d) for d in a.shape)
+    *right, blocks, steps, c, group = (int(d) for d in weight.shape)
+    batch = np.broadcast_shapes(tuple(left), tuple(right))
     step = te.reduce_axis((0, steps), name="step")
     inner = te.reduce_axis((0, group), name="inner")
 
     def tile(*index):
         *outer, m, j, lane = index
-        left = a[(*outer, m, step * group + inner)].astype(dtype)
-        return te.sum(left * weight[j, step, lane, inner].astype(dtype), axis=[step, inner])
+        of_left, of_right = (broadcast_index(outer, batch, own) for own in (left, right))
+        value = a[(*of_left, m, step * group + inner)].astype(dtype)
+        factor = weight[(*of_right, j, step, lane, inner)].astype(dtype)
+        return te.sum(value * factor, axis=[step, inner])
 
     shape = (*batch, rows, blocks, c)
     return te.compute(shape, tile, name="matmul", attrs={ANCHOR: "matmul_integer"})
+
+
+def broadcast_index(index: Sequence, shape: Sequence[int], own: Sequence[int]) -> list:
+    """Where a tensor of shape ``own`` has what it gives to an index of ``shape``, broadcast."""
+    skipped = len(shape) - len(own)
+    axes = zip(index[skipped:], shape[skipped:], own, strict=True)
+    return [0 if extent == 1 != whole else i for i, whole, extent in axes]
 
 
 def matmul_of_stored(a: te.Tensor, weight: te.Tensor, scale: te.Tensor, columns: int) -> te.Tensor:

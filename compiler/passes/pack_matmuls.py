@@ -22,9 +22,6 @@ from compiler.quantize.groups import Groups, groups_of
 from compiler.quantize.qdq import DEQUANTIZE, Quantum, quantum_of
 from compiler.target import Target
 
-# dtype of bytes -> the other, and what to add.
-SHIFTS = {"int8": ("uint8", 128), "uint8": ("int8", -128)}
-
 # Of a depth, in zeros: sums of three instructions for 16 products stay faster than floats' of one
 # for four.
 MOST_PADDING = 1 / 3
@@ -144,9 +141,11 @@ class _Packer(Rewriter):
         weight = np.ascontiguousarray(value.T)
         bias = np.zeros(len(weight), "int64")
         rows = shape_of(data)[-2]
-        dot = self._dot(weight, str(data.ty.dtype), rows, math.inf)
-        if dot is None and str(data.ty.dtype) in SHIFTS:
-            wanted, shift = SHIFTS[str(data.ty.dtype)]
+        stored = str(data.ty.dtype)
+        dot = self._dot(weight, stored, rows, math.inf)
+        if dot is None and stored in pack_products.SHIFTS:
+            (wanted,) = pack_products.SHIFTS.keys() - {stored}
+            shift = pack_products.SHIFTS[wanted]
             dot = self._dot(weight, wanted, rows, math.inf)
             bias -= shift * weight.astype("int64").sum(axis=1)
             if dot is not None:

@@ -19,7 +19,8 @@ from tvm import relax, te, tirx
 
 from compiler.passes.channel_sums import MAX_INT32
 from compiler.passes.dot_layout import DotLayout
-from compiler.passes.packed_ops import ANCHOR, FUSABLE
+from compiler.passes.integer_ops import broadcast_index, products
+from compiler.passes.packed_ops import FUSABLE, OPAQUE
 from compiler.passes.packed_values import constant_of, shape_of
 from compiler.quantize.qdq import Quantum
 
@@ -27,9 +28,7 @@ from compiler.quantize.qdq import Quantum
 WHOLE_GROUPS = "edgecc.whole_groups"
 # Whether a block's columns are there, and neighbours, unless a group's are.
 WHOLE_BLOCKS = "edgecc.whole_blocks"
-OPAQUE = {"op_pattern": 8}
-BYTES = ("int8", "uint8")
-# What turns one dtype of bytes into the other.
+# dtype of bytes -> what makes it of the other, when added.
 SHIFTS = {"int8": -128, "uint8": 128}
 
 
@@ -60,7 +59,7 @@ def layout(left: Operand, right: Operand, dots: list[DotLayout]) -> DotLayout | 
     """
     exprs = left.expr, right.expr
     shapes = [shape_of(e) for e in exprs]
-    if any(constant_of(e) is not None or str(e.ty.dtype) not in BYTES for e in exprs):
+    if any(constant_of(e) is not None or str(e.ty.dtype) not in SHIFTS for e in exprs):
         return None
     if min(map(len, shapes)) < 2 or any(0 in shape for shape in shapes):
         return None
@@ -106,7 +105,7 @@ def emit(
         terms.append(_row_terms(builder, rows, zero_right))
 
     def compute(a: te.Tensor, b: te.Tensor, *terms: te.Tensor) -> te.Tensor:
-        return _scaled(_product(a, b, dot), terms, scale, columns, dot)
+        return _scaled(products(a, b, dot.sums), terms, scale, columns, dot)
 
     return _emit_product(builder, compute, rows, packed, *terms)
 
@@ -224,7 +223,7 @@ def _column_terms(
     ones[..., :depth] = 1
 
     def compute(a: te.Tensor, b: te.Tensor) -> te.Tensor:
-        sums = _product(a, b, dot)
+        sums = products(a, b, dot.sums)
         return te.compute(
             (*sums.shape[:-2], columns),
             lambda *i: (depth * zero_right - _element(sums, i, dot)) * zero_left,
@@ -248,30 +247,6 @@ def _row_terms(builder: relax.BlockBuilder, rows: relax.Expr, zero_right: int) -
     return builder.emit_te(compute, rows, primfunc_name_hint="row_terms", primfunc_attrs=OPAQUE)
 
 
-def _product(a: te.Tensor, b: te.Tensor, layout: DotLayout) -> te.Tensor:
-    """int32 [..., M, blocks, c] of [..., M, K] and packed columns; batches broadcast."""
-    *left, rows, _ = (int(d) for d in a.shape)
-    *right, blocks, steps, c, group = (int(d) for d in b.shape)
-    batch = np.broadcast_shapes(tuple(left), tuple(right))
-    step = te.reduce_axis((0, steps), name="step")
-    inner = te.reduce_axis((0, group), name="inner")
-
-    def tile(*index):
-        *outer, m, j, lane = index
-        value = a[(*_own(outer, left), m, step * group + inner)].astype(layout.sums)
-        factor = b[(*_own(outer, right), j, step, lane, inner)].astype(layout.sums)
-        return te.sum(value * factor, axis=[step, inner])
-
-    attrs = {ANCHOR: "matmul_integer"}
-    return te.compute((*batch, rows, blocks, c), tile, name="matmul", attrs=attrs)
-
-
-def _own(outer: list, batch: list[int]) -> list:
-    """The index along an operand's own batch of one along the broadcast batch."""
-    own = outer[len(outer) - len(batch) :]
-    return [0 if extent == 1 else i for i, extent in zip(own, batch, strict=True)]
-
-
 def _element(sums: te.Tensor, index: tuple, layout: DotLayout) -> tirx.PrimExpr:
     *outer, n = index
     return sums[(*outer, n // layout.block, n % layout.block)]
@@ -285,11 +260,12 @@ def _scaled(
     layout: DotLayout,
 ) -> te.Tensor:
     """(sums + terms) * scale [..., M, N]; terms have extents of 1 where they broadcast."""
+    shape = [*(int(d) for d in sums.shape[:-2]), columns]
 
     def real(*index):
         total = _element(sums, index, layout)
         for term in terms:
-            total = total + term[tuple(_own(list(index), [int(d) for d in term.shape]))]
+            total = total + term[tuple(broadcast_index(index, shape, [int(d) for d in term.shape]))]
         return total if scale is None else total.astype("float32") * tirx.const(scale, "float32")
 
-    return te.compute((*sums.shape[:-2], columns), real, name="matmul_unpack")
+    return te.compute(shape, real, name="matmul_unpack")

@@ -39,8 +39,6 @@ POOLS = {
     "nn.avg_pool2d": WINDOW_ATTRS,
     "nn.adaptive_avg_pool2d": ["output_size"],
 }
-# FuseOps lets nothing join a function of this pattern.
-OPAQUE = {"op_pattern": 8}
 # Exchanges the two axes that a channel shuffle makes of the channels.
 SWAP = (0, 2, 1, 3, 4)
 
@@ -212,7 +210,7 @@ class PackedFollowers(Rewriter):
             lambda x: packed_ops.response_norm(x, data.shape[1], norm),
             x.expr,
             primfunc_name_hint="response_norm",
-            primfunc_attrs=OPAQUE,
+            primfunc_attrs=packed_ops.OPAQUE,
         )
         return Packed(result, data.shape, data.block)
 

@@ -24,6 +24,8 @@ GROUPS = "edgecc.groups"
 TOGETHER = "edgecc.together"
 # FuseOps lets element-wise consumers join a function of this pattern.
 FUSABLE = {"op_pattern": 4}
+# FuseOps lets nothing join a function of this pattern.
+OPAQUE = {"op_pattern": 8}
 # What it takes for one of these, wherever its elements come to lie.
 JOINING = {"edgecc.joins": 1}
 # Neighbours in a row that use different weights, in turn.

@@ -19,13 +19,13 @@ from tvm import relax, te, tirx
 
 from compiler.passes.channel_sums import MAX_INT32
 from compiler.passes.integer_ops import saturated
+from compiler.passes.packed_ops import OPAQUE
 from compiler.passes.packed_values import shape_of
 from compiler.quantize.scales import SMALLEST_SCALE
 
 # Of the kernel that quantises rows; its value is the dtype.
 ATTRIBUTE = "edgecc.dynamic_rows"
 GROUP = 16
-OPAQUE = {"op_pattern": 8}
 
 
 @dataclass(frozen=True, eq=False)
